@@ -15,6 +15,7 @@ from pipelines.streams import DAY_MS, Int, Stream
 
 PACK = 1 << 42
 """`first` and `last` are min and max of (t - pane_start) * PACK + (value - range minimum) (rule 14)."""
+LONGEST_PACKED_PANE_MS = 900_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,8 @@ class Rollup:
         for m in self.measures:
             if (m.of is None) != (m.kind == "count"):
                 raise ValueError(f"measure {self.name}.{m.name}: only a count has no expression")
+            if m.kind in ("first", "last") and self.pane_ms > LONGEST_PACKED_PANE_MS:
+                raise ValueError(f"measure {self.name}.{m.name}: first and last need panes of at most 15 min")
 
     @property
     def frame_hash(self) -> str:

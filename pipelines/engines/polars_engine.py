@@ -1,0 +1,210 @@
+"""The embedded engine: groups stamped events by place and pane with Polars, in this process (rules 13 to 16)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, assert_never
+
+import polars as pl
+
+from pipelines.expr import And, Arith, Col, Compare, Const, IsNull, Node, Not, Or
+from pipelines.model import NEVER, Rows, Stamped
+from pipelines.rollup import PACK, Measure, Rollup
+
+MERGE: Final = {"count": "sum", "sum": "sum", "min": "min", "max": "max", "first": "min", "last": "max"}
+
+
+def translate(node: Node) -> pl.Expr:
+    """A Polars expression for a node; integers stay Int64, nulls propagate as in SQL."""
+    match node:
+        case Col(name):
+            return pl.col(name)
+        case Const(value):
+            return pl.lit(value, dtype=pl.Int64) if isinstance(value, int) else pl.lit(value)
+        case Arith(op, left, right):
+            a, b = translate(left), translate(right)
+            return a + b if op == "+" else a - b if op == "-" else a * b if op == "*" else a // b
+        case Compare(op, left, right):
+            a, b = translate(left), translate(right)
+            match op:
+                case "==":
+                    return a == b
+                case "!=":
+                    return a != b
+                case "<":
+                    return a < b
+                case "<=":
+                    return a <= b
+                case ">":
+                    return a > b
+                case ">=":
+                    return a >= b
+        case IsNull(of):
+            return translate(of).is_null()
+        case And(left, right):
+            return translate(left) & translate(right)
+        case Or(left, right):
+            return translate(left) | translate(right)
+        case Not(of):
+            return ~translate(of)
+    assert_never(node)
+
+
+def bucket(rollup: Rollup) -> pl.Expr:
+    """Index of the first bound >= the value; len(bounds) above the last; -1 for null."""
+    assert rollup.histogram is not None
+    bounds = pl.Series(rollup.histogram.bounds, dtype=pl.Int64)
+    value = translate(rollup.histogram.of)
+    index = pl.lit(bounds).search_sorted(value, side="left").cast(pl.Int32)
+    return pl.when(value.is_null()).then(pl.lit(-1, dtype=pl.Int32)).otherwise(index).alias("bucket")
+
+
+def per_event(measure: Measure, rollup: Rollup) -> pl.Expr:
+    """What one event adds to a measure (null: nothing)."""
+    if measure.of is None:
+        value = pl.lit(1, dtype=pl.Int64)
+    else:
+        value = translate(measure.of)
+        if measure.kind in ("first", "last"):
+            assert isinstance(measure.of, Col)
+            value = (pl.col("t") - pl.col("pane_start")) * PACK + (value - rollup.range_minimum(measure.of.name))
+    return value if measure.where is None else pl.when(translate(measure.where)).then(value)
+
+
+def combine(measure: Measure, value: pl.Expr) -> pl.Expr:
+    """Folds the values of a measure, of events or of partial rows: an empty sum is 0, an empty minimum null."""
+    match MERGE[measure.kind]:
+        case "sum":
+            return value.sum()
+        case "min":
+            return value.min()
+        case _:
+            return value.max()
+
+
+class PolarsEngine:
+    """One stream's rollups over its canonical partitions; see `pipelines.model.Engine` for what it promises."""
+
+    def __init__(self, rollups: Iterable[Rollup], parts: Iterable[str]) -> None:
+        self._grouped = [_Grouped(rollup) for rollup in rollups]
+        self._wm = dict.fromkeys(parts, NEVER)
+
+    @property
+    def watermark(self) -> int:
+        """The minimum of the wm that the partitions' records have shown."""
+        return min(self._wm.values(), default=NEVER)
+
+    def add(self, block: Stamped) -> None:
+        """Groups a run of one partition; a tick only moves time (and marks its pane in the manifests)."""
+        for grouped in self._grouped:
+            if block.events is None:
+                grouped.tick(block.last_wm)
+            else:
+                grouped.add(block.events, block.part)
+        self._wm[block.part] = max(self._wm.get(block.part, NEVER), block.last_wm)
+        if block.ended and len(self._wm) > 1:
+            del self._wm[block.part]
+
+    def take(self) -> list[Rows]:
+        return [grouped.take(self.watermark) for grouped in self._grouped]
+
+    def open_panes(self) -> list[Rows]:
+        return [grouped.open_panes(self.watermark) for grouped in self._grouped]
+
+    def finish(self) -> list[Rows]:
+        return [grouped.take(None) for grouped in self._grouped]
+
+
+class _Grouped:
+    """One rollup: partial rows of the open panes, late rows and manifests not handed over yet."""
+
+    def __init__(self, rollup: Rollup) -> None:
+        self.rollup = rollup
+        self.keys = ["place", "pane_start", *(["bucket"] if rollup.histogram else [])]
+        self.partials: list[pl.DataFrame] = []
+        self.late: list[pl.DataFrame] = []
+        self.counts: dict[int, int] = {}
+        self.closed = NEVER
+        self.fold = [combine(m, pl.col(m.name)).alias(m.name) for m in rollup.measures]
+        self.fold += [pl.col("n").sum(), pl.col("as_of").max()]
+        self.single = [per_event(m, rollup).alias(m.name) for m in rollup.measures]
+        self.zeros = [pl.col(m.name).fill_null(0) for m in rollup.measures if MERGE[m.kind] == "sum"]
+        self.group = [combine(m, per_event(m, rollup)).alias(m.name) for m in rollup.measures]
+        self.group += [pl.len().cast(pl.Int64).alias("n"), pl.col("t").max().alias("as_of")]
+
+    def add(self, events: pl.DataFrame, part: str) -> None:
+        pane = self.rollup.pane_ms
+        frame = events.lazy()
+        if self.rollup.where is not None:
+            # Manifests count what the rows count, so a filter is applied before both.
+            frame = frame.filter(translate(self.rollup.where))
+        frame = frame.with_columns((pl.col("t") // pane * pane).alias("pane_start"))
+        if self.rollup.histogram:
+            frame = frame.with_columns(bucket(self.rollup))
+        late, on_time = events["late"].any(), frame
+        if late:
+            on_time = frame.filter(~pl.col("late"))
+            self.late.append(
+                frame.filter(pl.col("late"))
+                .select(
+                    *self.keys,
+                    *self.single,
+                    pl.lit(1, dtype=pl.Int64).alias("n"),
+                    pl.col("t").alias("as_of"),
+                    "late",
+                    pl.lit(part).alias("part"),
+                    "off",
+                )
+                .with_columns(self.zeros)
+                .collect()
+            )
+        partial = on_time.group_by(self.keys).agg(self.group).collect()
+        self.partials.append(partial)
+        for start, n in partial.group_by("pane_start").agg(pl.col("n").sum()).iter_rows():
+            self.counts[start] = self.counts.get(start, 0) + n
+
+    def tick(self, wm: int) -> None:
+        if wm > NEVER:
+            self.counts.setdefault(wm // self.rollup.pane_ms * self.rollup.pane_ms, 0)
+
+    def merged(self) -> pl.DataFrame:
+        """The open panes as one frame, each key once."""
+        if len(self.partials) > 1:
+            self.partials = [pl.concat(self.partials).group_by(self.keys).agg(self.fold)]
+        return self.partials[0] if self.partials else pl.DataFrame(schema=self.schema())
+
+    def schema(self) -> dict[str, pl.DataType]:
+        keys = {"place": pl.UInt32(), "pane_start": pl.Int64(), "bucket": pl.Int32()}
+        numbers = [*(m.name for m in self.rollup.measures), "n", "as_of"]
+        return {k: keys[k] for k in self.keys} | {name: pl.Int64() for name in numbers}
+
+    def take(self, watermark: int | None) -> Rows:
+        """Closes the panes that end at or before the watermark; None closes every pane."""
+        pane = self.rollup.pane_ms
+        last = max(self.counts, default=NEVER)
+        until = (last + pane if last > NEVER else self.closed) if watermark is None else watermark // pane * pane
+        ready = sorted(start for start in self.counts if start + pane <= until)
+        rows = pl.DataFrame(schema=self.schema())
+        if ready:
+            grouped = self.merged()
+            closing = pl.col("pane_start") + pane <= until
+            rows, self.partials = grouped.filter(closing), [grouped.filter(~closing)]
+        late, self.late = self.late, []
+        manifests = pl.DataFrame(
+            {"pane_start": ready, "n": [self.counts.pop(start) for start in ready]},
+            schema={"pane_start": pl.Int64, "n": pl.Int64},
+        )
+        self.closed = max(self.closed, until)
+        return Rows(self.rollup.name, pl.concat([_on_time(rows), *late]), manifests, self.closed)
+
+    def open_panes(self, watermark: int) -> Rows:
+        """What is grouped so far in panes that are still open; nothing changes."""
+        return Rows(
+            self.rollup.name, _on_time(self.merged()), pl.DataFrame(schema={"pane_start": pl.Int64, "n": pl.Int64}), watermark
+        )
+
+
+def _on_time(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.with_columns(
+        pl.lit(False).alias("late"), pl.lit("").alias("part"), pl.lit(-1, dtype=pl.Int64).alias("off")
+    )
