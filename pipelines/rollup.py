@@ -59,7 +59,9 @@ class Rollup:
         names = [m.name for m in self.measures]
         if len(set(names)) != len(names):
             raise ValueError(f"rollup {self.name!r}: a measure name appears twice in {names}")
-        nodes = [x for m in self.measures for x in (m.of, m.where)] + [self.where, self.histogram and self.histogram.of]
+        nodes = [x for m in self.measures for x in (m.of, m.where)] + [self.where]
+        if self.histogram is not None:
+            nodes.append(self.histogram.of)
         known = {c.name for c in self.stream.columns} | {self.stream.place, "t"}
         for node in nodes:
             if node is not None and (unknown := columns(node) - known):

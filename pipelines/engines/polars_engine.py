@@ -12,6 +12,7 @@ from pipelines.model import NEVER, Rows, Stamped
 from pipelines.rollup import PACK, Measure, Rollup
 
 MERGE: Final = {"count": "sum", "sum": "sum", "min": "min", "max": "max", "first": "min", "last": "max"}
+NO_MANIFESTS: Final = pl.DataFrame(schema={"pane_start": pl.Int64, "n": pl.Int64})
 
 
 def translate(node: Node) -> pl.Expr:
@@ -125,6 +126,7 @@ class _Grouped:
         self.late: list[pl.DataFrame] = []
         self.counts: dict[int, int] = {}
         self.closed = NEVER
+        self.no_rows = _on_time(pl.DataFrame(schema=self.schema()))
         self.fold = [combine(m, pl.col(m.name)).alias(m.name) for m in rollup.measures]
         self.fold += [pl.col("n").sum(), pl.col("as_of").max()]
         self.single = [per_event(m, rollup).alias(m.name) for m in rollup.measures]
@@ -173,35 +175,34 @@ class _Grouped:
             self.partials = [pl.concat(self.partials).group_by(self.keys).agg(self.fold)]
         return self.partials[0] if self.partials else pl.DataFrame(schema=self.schema())
 
-    def schema(self) -> dict[str, pl.DataType]:
-        keys = {"place": pl.UInt32(), "pane_start": pl.Int64(), "bucket": pl.Int32()}
+    def schema(self) -> dict[str, type[pl.DataType]]:
+        keys: dict[str, type[pl.DataType]] = {"place": pl.UInt32, "pane_start": pl.Int64, "bucket": pl.Int32}
         numbers = [*(m.name for m in self.rollup.measures), "n", "as_of"]
-        return {k: keys[k] for k in self.keys} | {name: pl.Int64() for name in numbers}
+        return {k: keys[k] for k in self.keys} | {name: pl.Int64 for name in numbers}
 
     def take(self, watermark: int | None) -> Rows:
         """Closes the panes that end at or before the watermark; None closes every pane."""
         pane = self.rollup.pane_ms
         last = max(self.counts, default=NEVER)
         until = (last + pane if last > NEVER else self.closed) if watermark is None else watermark // pane * pane
+        self.closed = max(self.closed, until)
         ready = sorted(start for start in self.counts if start + pane <= until)
-        rows = pl.DataFrame(schema=self.schema())
-        if ready:
+        rows = self.late
+        self.late = []
+        if ready and self.partials:
             grouped = self.merged()
             closing = pl.col("pane_start") + pane <= until
-            rows, self.partials = grouped.filter(closing), [grouped.filter(~closing)]
-        late, self.late = self.late, []
-        manifests = pl.DataFrame(
-            {"pane_start": ready, "n": [self.counts.pop(start) for start in ready]},
-            schema={"pane_start": pl.Int64, "n": pl.Int64},
-        )
-        self.closed = max(self.closed, until)
-        return Rows(self.rollup.name, pl.concat([_on_time(rows), *late]), manifests, self.closed)
+            rows.append(_on_time(grouped.filter(closing)))
+            self.partials = [grouped.filter(~closing)]
+        manifests = NO_MANIFESTS
+        if ready:
+            counts = [self.counts.pop(start) for start in ready]
+            manifests = pl.DataFrame({"pane_start": ready, "n": counts}, schema=NO_MANIFESTS.schema)
+        return Rows(self.rollup.name, pl.concat(rows) if rows else self.no_rows, manifests, self.closed)
 
     def open_panes(self, watermark: int) -> Rows:
         """What is grouped so far in panes that are still open; nothing changes."""
-        return Rows(
-            self.rollup.name, _on_time(self.merged()), pl.DataFrame(schema={"pane_start": pl.Int64, "n": pl.Int64}), watermark
-        )
+        return Rows(self.rollup.name, _on_time(self.merged()), NO_MANIFESTS, watermark)
 
 
 def _on_time(rows: pl.DataFrame) -> pl.DataFrame:

@@ -34,7 +34,7 @@ def blocks(case: Case, places: PlaceRegistry, rnd: random.Random, longest: int) 
             flush()
             out.append(Stamped("demo", record["part"], None, record["off"], wm))
             continue
-        if run and (run[0]["part"] != record["part"] or len(run) >= longest or rnd.random() < 0.1):
+        if run and (run[0]["part"] != record["part"] or len(run) >= longest or rnd.random() < 0.03):
             flush()
         event = {k: record[k] for k in ("part", "off", "t", "late", "value", "weight")}
         run.append(event | {"wm": wm, "place": places.code(record["place"])})
@@ -49,7 +49,7 @@ def compute(case: Case, rnd: random.Random, longest: int) -> tuple[list[Any], li
     taken: list[Rows] = []
     for block in blocks(case, places, rnd, longest):
         engine.add(block)
-        if rnd.random() < 0.5:
+        if rnd.random() < 0.2:
             taken += engine.take()
     if not config.get("live", False) and config.get("until_s") is None:
         taken += engine.finish()
@@ -71,15 +71,13 @@ def compare(cases: list[tuple[str, Case]]) -> int:
     rnd, compared = random.Random(5), 0
     for name, case in cases:
         until = not case["config"].get("live", False) and case["config"].get("until_s") is not None
-        for longest in (1, 7, 1000):
-            rows, manifests = compute(case, rnd, longest)
-            if not case.get("redelivered"):
-                assert rows == case["expected"]["rows"], name
-            if not until:  # the closing time of --until is no record of the log, so it marks no pane
-                assert manifests == case["expected"]["manifests"], name
-            else:
-                assert [m for m in manifests if m["n"]] == [m for m in case["expected"]["manifests"] if m["n"]], name
-            compared += len(rows)
+        rows, manifests = compute(case, rnd, rnd.choice([1, 7, 1000, 1000, 1000]))
+        if not case.get("redelivered"):
+            assert rows == case["expected"]["rows"], name
+        if until:  # the closing time of --until is no record of the log, so it marks no pane
+            manifests = [m for m in manifests if m["n"]]
+        assert manifests == [m for m in case["expected"]["manifests"] if m["n"] or not until], name
+        compared += len(rows)
     return compared
 
 

@@ -48,6 +48,7 @@ def golden() -> list[tuple[str, dict[str, Any]]]:
     return [(path.stem, json.loads(path.read_text())) for path in sorted((VECTORS / "cases").glob("*.json"))]
 
 
+@cache
 def generated(n: int = RANDOM_CASES, first: int = 1) -> list[tuple[str, dict[str, Any]]]:
     """Generated cases with what the model expects of them."""
     cases = ((seed, model().generate(seed)) for seed in range(first, first + n))
