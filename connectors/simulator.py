@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 from zoneinfo import ZoneInfo
 
 import numpy as np
+import orjson
 import polars as pl
 
 from pipelines.city import City, Site
@@ -272,8 +274,6 @@ class Simulation:
 
     def truth(self, number: int) -> pl.DataFrame:
         """The events whose case or measurement starts in that minute, as they happened: no copies, nothing broken."""
-        from datetime import UTC, datetime
-
         local = datetime.fromtimestamp(number * 60, UTC).astimezone(self.zone)
         rng = np.random.default_rng([self.seed, list(GENERATORS).index(self.stream), number])
         minute = Minute(number, local.hour + local.minute / 60, rng, self.scenario)
@@ -294,8 +294,6 @@ class Simulation:
         copies = copies.with_columns(pl.col("arrival") + 1_500)
         events = pl.concat([events, copies])
         drop_nulls = events.to_dicts() if events.null_count().sum_horizontal().item() else None
-        import orjson
-
         if drop_nulls is None:
             lines = events.write_ndjson().splitlines()
         else:
