@@ -1,0 +1,1 @@
+"""Programs for developers of citybrain; not part of the wheel."""
