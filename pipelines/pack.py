@@ -15,8 +15,8 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pipelines.alerts import Level, Rule, Threshold
+from pipelines.catalogue import STREAMS
 from pipelines.city import City, District, Site
-from pipelines.streams import STREAMS
 
 CITY_KEYS: Final = ("id", "zh", "en", "zone", "districts", "weights", "thresholds", "parameters")
 DISTRICT_KEYS: Final = ("id", "zh", "en")

@@ -1,0 +1,35 @@
+# The two commands a newcomer types: make run, make test. CI runs make test and make check, nothing else.
+PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test check fix bench clean
+run: $(VENV)/.ready
+	@exec $(BIN)/citybrain up
+
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m tools.generate --check
+	$(BIN)/citybrain check
+
+fix: $(VENV)/.ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/python -m tools.generate
+
+bench: $(VENV)/.ready
+	$(BIN)/python -m benchmarks
+
+# Everything is pinned by constraints.txt; a changed pin or dependency sets the environment up again.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

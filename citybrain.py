@@ -1,0 +1,176 @@
+"""The command line. Exit codes: 0 fine, 1 the run failed, 2 what the user gave is wrong.
+
+Heavy libraries are imported by the command that needs them, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+app = typer.Typer(
+    name="citybrain",
+    help="Streaming analytics that let a city see and judge itself as it happens.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Files = Annotated[list[Path], typer.Argument(help="Recorded files: NDJSON, Arrow, or with --map CSV and Parquet; gzip or zstd.")]
+Map = Annotated[str | None, typer.Option("--map", help="Mapping file, or the name of a shipped one (`citybrain check` lists them).")]
+CityName = Annotated[str | None, typer.Option("--city", help="City pack: a folder, or the name of a shipped one.")]
+StreamName = Annotated[str | None, typer.Option("--stream", help="Stream of canonical files whose name does not say it.")]
+Lookup = Annotated[Path | None, typer.Option(help="Side table of the mapping's [lookup], if it does not lie where the mapping says.")]
+
+
+@app.command()
+def up(
+    city: CityName = None,
+    speed: Annotated[float, typer.Option(min=0.01, max=1000, help="How fast the simulated city runs.")] = 1.0,
+    start: Annotated[str | None, typer.Option(help="Where simulated time begins, e.g. 2026-03-02T08:00:00+08:00 (default: now).")] = None,
+    until: Annotated[str | None, typer.Option(help="Ends the run at that simulated time (default: never).")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the simulated city.")] = 1,
+    host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve on; 0 takes a free one.")] = 8080,
+    data: Annotated[Path | None, typer.Option(help="Folder of the store (default: the user's data folder).")] = None,
+) -> None:
+    """The demo city, live: simulator, engine, brain, store and a page at the printed address. Ctrl-C ends it."""
+    from commands.up import Options, run
+    from commands.inputs import instant
+
+    options = Options(
+        city=city or "demo", speed=speed, seed=seed, host=host, port=port, data=data,
+        start=instant(start, "--start") if start else None, until=instant(until, "--until") if until else None,
+    )  # fmt: skip
+    run(options)
+
+
+@app.command()
+def replay(
+    files: Files,
+    map_: Map = None,
+    stream: StreamName = None,
+    city: CityName = None,
+    lookup: Lookup = None,
+    disorder: Annotated[str | None, typer.Option(help="Disorder bound D of these files, such as 300s.")] = None,
+    engine: Annotated[str, typer.Option(help="Engine that groups by place and pane; this version has `polars`.")] = "polars",
+    store: Annotated[str | None, typer.Option(help="Store to keep: a folder, chdb:///abs/dir or http(s)://... (default: temporary).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for readings, episodes, transitions, rows (Parquet), dead letters, summary.")] = None,
+    until: Annotated[str | None, typer.Option(help="Lets time go on to that instant after the last event, e.g. to see a silence.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Empties --store before the run.")] = False,
+    revisions: Annotated[str, typer.Option(help="`newest` or `all` revisions in --out.")] = "newest",
+    only: Annotated[list[str] | None, typer.Option(help="Only this indicator (repeatable).")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
+) -> None:
+    """The whole path over recorded files at full speed. Prints one JSON object: what was received, accepted, found."""
+    import orjson
+
+    from commands.inputs import UserError, instant, resolve
+    from commands.replay import Options
+    from commands.replay import replay as run
+
+    if engine != "polars":
+        raise UserError(f"--engine {engine!r} is not in this version; it has `polars`")
+    if revisions not in ("newest", "all"):
+        raise UserError(f"--revisions {revisions!r} is unknown; write newest or all")
+    inputs = resolve(files, city=city, map_=map_, stream=stream, lookup=lookup, disorder=disorder)
+    options = Options(store, out, instant(until, "--until") if until else None, fresh, revisions, tuple(only or ()))  # type: ignore[arg-type]
+    summary = run(inputs, options, quiet)
+    sys.stdout.write(orjson.dumps(summary).decode() + "\n")
+
+
+@app.command()
+def profile(file: Annotated[Path, typer.Argument(help="The file to look into.")], map_: Map = None, lookup: Lookup = None) -> None:
+    """What is in a file before you trust it: columns, nulls, ranges, duplicates, lateness; proposes D and a mapping."""
+    from commands.look import profile_text
+
+    sys.stdout.write(profile_text(file, map_, lookup))
+
+
+@app.command()
+def diff(
+    a: Annotated[Path, typer.Argument(help="An output folder (`replay --out`).")],
+    b: Annotated[Path, typer.Argument(help="Another one.")],
+) -> None:
+    """Compares two outputs by the rules of equality: exact numbers, never revisions and timings. Exit 1 if they differ."""
+    from sinks.difference import difference
+
+    found = difference(a, b)
+    sys.stdout.write(f"{found}\n")
+    if not found.equal:
+        raise typer.Exit(1)
+
+
+@app.command()
+def check(
+    city: Annotated[list[str] | None, typer.Option("--city", help="City packs to check (default: all shipped).")] = None,
+    map_: Annotated[list[str] | None, typer.Option("--map", help="Mappings to check (default: all shipped).")] = None,
+) -> None:
+    """Checks catalogue, rules, packs and mappings; changes nothing."""
+    from commands.look import check_text
+
+    sys.stdout.write(check_text(city, map_))
+
+
+@app.command()
+def explain(
+    name: Annotated[str, typer.Argument(help="An indicator id or the name of a rule.")],
+    city: CityName = None,
+    url: Annotated[str, typer.Option(help="A running citybrain to ask for current values.")] = "http://127.0.0.1:8080",
+) -> None:
+    """An indicator or rule: definition, worked case, and its current value when a citybrain runs at --url."""
+    from commands.look import explain_text
+
+    sys.stdout.write(explain_text(name, city or "demo", url))
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Argument(help="Folder for the files.")],
+    start: Annotated[str, typer.Option(help="First simulated instant, e.g. 2026-03-02T00:00:00+08:00.")],
+    until: Annotated[str, typer.Option(help="End of the simulated time.")],
+    city: CityName = None,
+    seed: Annotated[int, typer.Option(help="Seed of the simulated city.")] = 1,
+) -> None:
+    """Writes what the simulated city sends as files, one a stream, with the ground truth beside them."""
+    import orjson
+
+    from commands.inputs import UserError, city_of, instant
+    from connectors.simulator_source import write_files
+    from pipelines import catalogue
+
+    first, last = instant(start, "--start"), instant(until, "--until")
+    if last <= first:
+        raise UserError(f"--until {until} is not after --start {start}")
+    lines = write_files(city_of(city or "demo"), {s.name: s for s in catalogue.STREAMS}, first, last, out, seed)
+    sys.stdout.write(orjson.dumps(lines).decode() + "\n")
+
+
+def main() -> NoReturn:
+    """Runs a command; errors that a user can cause are one line on stderr and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        code = _code(error)
+        if code is None:
+            raise
+        sys.stderr.write(f"citybrain: {error}\n")
+        sys.exit(code)
+    sys.exit(0)
+
+
+def _code(error: Exception) -> int | None:
+    """2 for what the user gave, 1 for a run that failed, None for a defect (its traceback is shown)."""
+    from commands.failures import FAILED, WRONG
+
+    return 2 if isinstance(error, WRONG) else 1 if isinstance(error, FAILED) else None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What each command of `citybrain` does. With `citybrain.py` the only place where the four folders meet."""

@@ -1,0 +1,14 @@
+"""Which errors a user can cause (exit code 2), and which end a run that was asked for rightly (exit code 1)."""
+
+from __future__ import annotations
+
+from commands.inputs import UserError
+from connectors.mapping import MappingError
+from dashboards.serve import CannotServe
+from pipelines.catalogue import CatalogueError
+from pipelines.pack import PackError
+from sinks.difference import NothingCompared
+from sinks.errors import StoreError, StoreOwned
+
+WRONG = (UserError, MappingError, PackError, CatalogueError, CannotServe, NothingCompared, StoreOwned, FileNotFoundError, LookupError)
+FAILED = (StoreError, OSError)

@@ -1,0 +1,139 @@
+"""What a user typed, resolved: city packs, mappings, files and their streams, instants and durations."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from connectors.fields import Instant
+from connectors.files import FileSource
+from connectors.formats import Format
+from connectors.formats.arrow import Arrow
+from connectors.formats.ndjson import Ndjson
+from connectors.mapping import Mapping, path_suffix, read_mapping
+from pipelines import catalogue
+from pipelines.city import City
+from pipelines.delivery import Attached
+from pipelines.pack import duration_ms, read_city
+from pipelines.streams import Stream
+from pipelines.watermark import Input
+
+ROOT = Path(__file__).resolve().parent.parent
+ARROW = (".arrow", ".feather", ".ipc")
+
+
+class UserError(ValueError):
+    """Something the user typed cannot be used (exit code 2); the text says what to type instead."""
+
+
+def shipped(folder: str) -> Path:
+    """A folder of the installed package, such as `cities` or `maps`."""
+    return ROOT / folder
+
+
+def names(folder: str, suffix: str) -> list[str]:
+    """What is shipped in a folder: packs (folders) or files of a suffix, without it."""
+    return sorted(p.stem for p in shipped(folder).iterdir() if (p.suffix == suffix if suffix else (p / "city.toml").exists()))
+
+
+def named(value: str, folder: str, suffix: str, what: str) -> Path:
+    """A path as typed, or something shipped by its name."""
+    path = Path(value)
+    if path.exists():
+        return path
+    there = shipped(folder) / f"{value}{suffix}"
+    if "/" not in value and there.exists():
+        return there
+    known = names(folder, suffix)
+    near = difflib.get_close_matches(value, known, 1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise UserError(f"{what} {value!r} is neither a path nor shipped; shipped are {', '.join(known)}.{hint}")
+
+
+def city_of(value: str) -> City:
+    return read_city(named(value, "cities", "", "city"), catalogue.IDS)
+
+
+def instant(text: str, option: str) -> int:
+    """An ISO instant with a zone in UTC ms."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise UserError(f"{option} {text!r} is no time; write 2026-03-02T08:00:00+08:00") from None
+    if at.tzinfo is None:
+        raise UserError(f"{option} {text!r} has no zone; write 2026-03-02T08:00:00+08:00 or ...Z")
+    return int(at.astimezone(UTC).timestamp() * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a replay reads: the city with the places of side tables, the streams as the mapping declares them, the files."""
+
+    city: City
+    streams: tuple[Stream, ...]
+    attached: tuple[Attached, ...]
+    order: str = "arrival"
+
+
+def resolve(
+    paths: Sequence[Path],
+    *,
+    city: str | None,
+    map_: str | None,
+    stream: str | None,
+    lookup: Path | None,
+    disorder: str | None,
+) -> Inputs:
+    """Files, and what the options say of them, as sources."""
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{path} is no file" + (" but a folder; name its files" if path.is_dir() else "; is the name right?"))
+    if len(set(paths)) < len(paths):
+        raise UserError("a file is named twice; each file is one input, read once")
+    disorder_ms = duration_ms(disorder, "--disorder") if disorder else None
+    if map_ is not None:
+        if stream is not None:
+            raise UserError("--stream and --map exclude each other: the mapping names its stream")
+        mapping = read_mapping(named(map_, "maps", ".toml", "mapping"), data=paths[0], lookup=lookup)
+        return _mapped(paths, mapping, city, disorder_ms)
+    if lookup is not None:
+        raise UserError("--lookup needs --map: a side table belongs to a mapping")
+    known = {s.name: s for s in catalogue.STREAMS}
+    attached, used = [], {}
+    for path in paths:
+        name = stream or path.name.split(".")[0]
+        if name not in known:
+            why = f"--stream {stream!r}" if stream else f"{path}: its name says no stream, and neither --stream nor --map is given"
+            near = difflib.get_close_matches(name, known, 1)
+            raise UserError(f"{why}; streams are {', '.join(known)}." + (f" Did you mean {near[0]!r}?" if near else ""))
+        declared = used.setdefault(name, known[name])
+        format_: Format = Arrow(declared) if path_suffix(path) in ARROW else Ndjson(declared)
+        attached.append(_attach(path, name, format_, disorder_ms))
+    return Inputs(city_of(city or "demo"), tuple(used.values()), tuple(attached))
+
+
+def _mapped(paths: Sequence[Path], mapping: Mapping, city: str | None, disorder_ms: int | None) -> Inputs:
+    bare = City(mapping.name, mapping.name, mapping.name, _zone(mapping))
+    target = city_of(city) if city else bare
+    mine = {(s.stream, s.id) for s in target.sites}
+    sites = tuple(s for s in mapping.sites if (s.stream, s.id) not in mine)
+    bound = mapping.disorder_ms if disorder_ms is None else disorder_ms
+    attached = tuple(_attach(p, mapping.stream.name, mapping.format(p), bound) for p in paths)
+    return Inputs(replace(target, sites=(*target.sites, *sites)), (mapping.stream,), attached, mapping.order)
+
+
+def _zone(mapping: Mapping) -> str:
+    """The zone of the mapping's times, which is the city's as far as it is known."""
+    rows = mapping.foreign.rows
+    times = [rows.time, *(branch.time for branch in rows.branches)]
+    zones = [t.kind.format.zone for t in times if t is not None and isinstance(t.kind, Instant)]
+    return next((z for z in zones if z), "UTC")
+
+
+def _attach(path: Path, stream: str, format_: Format, disorder_ms: int | None) -> Attached:
+    source = FileSource(path, stream, format_)
+    return Attached(source, Input(source.input, f"files:{stream}", disorder_ms))
+

@@ -1,0 +1,127 @@
+"""Commands that only look: `profile`, `check`, `explain`."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from commands.inputs import UserError, city_of, named, names
+from connectors.mapping import read_mapping
+from pipelines import catalogue
+from pipelines.alerts import Rule
+from pipelines.city import City
+from pipelines.indicator import Composite, Indicator, Panes
+
+
+def profile_text(file: Path, map_: str | None, lookup: Path | None) -> str:
+    """What is in a file (see `connectors.profile`)."""
+    from connectors.profile import profile, render
+
+    if not file.is_file():
+        raise UserError(f"{file} is no file; is the name right?")
+    mapping = read_mapping(named(map_, "maps", ".toml", "mapping"), data=file, lookup=lookup) if map_ else None
+    return render(profile(file, mapping))
+
+
+def check_text(cities: Sequence[str] | None, maps: Sequence[str] | None) -> str:
+    """Reads everything that a run would read; the first thing that is wrong is an error."""
+    lines = [f"catalogue: {len(catalogue.CATALOGUE)} indicators over {len(catalogue.STREAMS)} streams, every worked case holds"]
+    for name in cities or names("cities", ""):
+        city = city_of(name)
+        indicators = catalogue.for_city(city)
+        check_rules(city, indicators)
+        lines.append(f"city {city.id}: {len(city.districts)} districts, {len(city.sites)} sites, {len(city.rules)} rules")
+    for name in maps or names("maps", ".toml"):
+        mapping = read_mapping(named(name, "maps", ".toml", "mapping"))
+        lines.append(f"mapping {mapping.name}: stream {mapping.stream.name}, reads {', '.join(mapping.columns)}")
+    return "\n".join(lines) + "\n"
+
+
+def check_rules(city: City, indicators: Sequence[Indicator]) -> None:
+    """A rule must judge an indicator at a level at which it is published."""
+    for rule in city.rules:
+        indicator = catalogue.indicator(rule.indicator, indicators)
+        published = catalogue.levels(indicator, indicators)
+        if rule.place_kind not in published:
+            raise UserError(
+                f"city {city.id}: rule {rule.name!r} judges {rule.indicator} at {rule.place_kind!r}; "
+                f"it is published for {', '.join(published)}"
+            )
+
+
+def explain_text(name: str, city_name: str, url: str) -> str:
+    """An indicator or a rule, and what a running citybrain says of it now."""
+    city = city_of(city_name)
+    indicators = catalogue.for_city(city)
+    by_id, rules = {i.id: i for i in indicators}, {r.name: r for r in city.rules}
+    if name in rules:
+        rule = rules[name]
+        return "\n".join([*_rule(rule, by_id[rule.indicator]), "", *_indicator(by_id[rule.indicator]), *_now(rule.indicator, url)]) + "\n"
+    if name not in by_id:
+        known = [*by_id, *rules]
+        near = difflib.get_close_matches(name, known, 3, 0.4)
+        hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+        raise UserError(f"{name!r} is neither an indicator nor a rule of city {city.id}; known are {', '.join(known)}.{hint}")
+    judged = [line for rule in city.rules if rule.indicator == name for line in ("", *_rule(rule, by_id[name]))]
+    return "\n".join([*_indicator(by_id[name]), *judged, *_now(name, url)]) + "\n"
+
+
+def _indicator(indicator: Indicator) -> list[str]:
+    kind = indicator.kind
+    lines = [
+        f"{indicator.id}: {indicator.en} / {indicator.zh}",
+        f"  method      {indicator.method_id}",
+        f"  kind        {type(kind).__name__.lower()}{' (reduce)' if isinstance(kind, Panes) and kind.reduce else ''}",
+        f"  window      {indicator.window}",
+        f"  unit        {indicator.unit}",
+    ]
+    if indicator.stream is not None:
+        lines.append(f"  stream      {indicator.stream.name}: {', '.join(c.name for c in indicator.stream.columns)}")
+    if isinstance(kind, Panes):
+        lines += [f"  aggregate   {e.meta.output_name()} = {e}" for e in kind.aggregate]
+        lines.append(f"  value       {kind.value}")
+    if isinstance(kind, Composite):
+        lines += [f"  part        {p.indicator}, weight {p.weight}, score {p.score}" for p in kind.parts]
+    elif indicator.inputs:
+        lines.append(f"  from        {', '.join(indicator.inputs)}")
+    bounds = indicator.thresholds
+    lines.append(f"  thresholds  {', '.join(f'{v:g}' for v in bounds.values) or 'none'} [{bounds.grade}] {bounds.source}")
+    if indicator.target is not None:
+        lines.append(f"  target      {indicator.target:g} {indicator.unit}")
+    lines.append(f"  worked case {[dict(row) for row in indicator.case.rows]} gives {indicator.case.gives} ({indicator.case.source})")
+    return lines
+
+
+def _rule(rule: Rule, indicator: Indicator) -> list[str]:
+    word = "at or above" if rule.direction == "above" else "at or below"
+    lines = [f"rule {rule.name} (version {rule.version}): {indicator.en}, every {rule.place_kind}, no data: {rule.no_data}"]
+    for level in rule.levels:
+        lines.append(
+            f"  level {level.level.name:<4} {word} {level.raise_:g} {indicator.unit} for {level.for_ms // 1000} s; "
+            f"clears past {level.clear:g} after {rule.keep_firing_for_ms // 1000} s"
+        )
+    return lines
+
+
+def _now(name: str, url: str) -> list[str]:
+    address = f"{url.rstrip('/')}/api/v1/indicators/{urllib.parse.quote(name)}"
+    if not url.startswith(("http://", "https://")):
+        raise UserError(f"--url {url!r} is no address; write http://127.0.0.1:8080")
+    try:
+        with urllib.request.urlopen(address, timeout=3) as answer:
+            body: dict[str, Any] = json.load(answer)
+    except urllib.error.HTTPError as error:
+        return ["", f"now: {url} answers {error.code} for {name}"]
+    except (urllib.error.URLError, TimeoutError):
+        return ["", f"now: no citybrain answers at {url}; start one with `citybrain up`"]
+    lines = ["", f"now, at {url}:"]
+    for entry in body.get("readings", [])[:20]:
+        value = "-" if entry["value"] is None else f"{entry['value']:g} {entry['unit']}"
+        lines.append(f"  {entry['place_kind']} {entry['place']}: {value} ({entry['state']}, {entry['samples']} samples)")
+    return lines

@@ -1,0 +1,129 @@
+"""`citybrain replay`: recorded files through the whole path at full speed."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from commands.inputs import Inputs, UserError
+from commands.progress import Progress
+from pipelines import catalogue
+from pipelines.delivery import Counts, Run, next_epoch
+from pipelines.indicator import Indicator
+from sinks.clickhouse import ClickHouseSink
+from sinks.export import export, refuse_foreign
+from sinks.writer import StoreThread
+
+MOSTLY_LATE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    store: str | None = None
+    out: Path | None = None
+    until: int | None = None
+    fresh: bool = False
+    revisions: Literal["newest", "all"] = "newest"
+    only: tuple[str, ...] = ()
+
+
+def replay(inputs: Inputs, options: Options, quiet: bool = False) -> dict[str, Any]:
+    """Runs to the end of the files; returns the summary that is printed."""
+    if options.out is not None:
+        try:
+            refuse_foreign(options.out.absolute())
+        except FileExistsError as error:
+            raise UserError(str(error)) from None
+    indicators = catalogue.for_city(inputs.city)
+    if options.only:
+        indicators = tuple(catalogue.indicator(name, indicators) for name in options.only)
+    with opened_store(options, inputs, indicators) as (sink, shown, epoch):
+        started = time.perf_counter()
+        store = StoreThread(sink)
+        run = Run(
+            inputs.city, indicators, inputs.streams, inputs.attached, store, live=False, epoch=epoch, older=sink.panes
+        )
+        with Progress(inputs, quiet) as progress:
+            counts = run.replay(options.until, progress.show)
+        store.close()
+        wall = time.perf_counter() - started
+        stored = {t: len_ for t, len_ in sink.counts().items() if t in ("readings", "episodes")}
+        summary = summarise(counts, stored, wall, shown)
+        summary["seconds"] = {k: round(v, 3) for k, v in counts.seconds.items()} | {"store_thread": round(store.busy_s, 3)}
+        if options.out is not None:
+            export(sink, options.out, revisions=options.revisions, summary=summary)
+    warn_if_late(counts, inputs)
+    return summary
+
+
+def summarise(counts: Counts, stored: dict[str, int], wall: float, store: str) -> dict[str, Any]:
+    received = counts.counters["received"]
+    return {
+        **counts.counters,
+        "readings": stored["readings"],
+        "episodes": stored["episodes"],
+        "wall_s": round(wall, 3),
+        "events_per_s": round(received / wall) if wall else 0,
+        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "store": store,
+    }
+
+
+def warn_if_late(counts: Counts, inputs: Inputs) -> None:
+    late, accepted = counts.counters["late"], counts.counters["accepted"]
+    if accepted and late > MOSTLY_LATE * accepted and inputs.order != "event_time":
+        bound = inputs.attached[0].input.disorder_ms
+        bound = inputs.streams[0].disorder_ms if bound is None else bound
+        print(
+            f"warning: {100 * late / accepted:.0f} % of the events came later than the disorder bound of {bound // 1000} s. "
+            'If the file is not in the order of arrival, write order = "event_time" into the mapping; if its source is '
+            "this late, give --disorder 300s (or `disorder` in the mapping). `citybrain profile` shows how late rows are.",
+            file=sys.stderr,
+        )
+
+
+@contextmanager
+def opened_store(options: Options, inputs: Inputs, indicators: tuple[Indicator, ...]) -> Iterator[tuple[ClickHouseSink, str, int]]:
+    """The store of the run, and what the summary calls it: the one asked for, or a temporary one that goes with the run."""
+    rollups = catalogue.rollups(indicators)
+    streams = tuple(s for s in catalogue.STREAMS if s.lifecycle)
+    temporary = None
+    if options.store is None:
+        if options.fresh:
+            raise UserError("--fresh needs --store: without a store every replay starts afresh")
+        temporary = Path(tempfile.mkdtemp(prefix="citybrain-"))
+        dsn, shown, epoch = f"chdb://{temporary / 'store'}", "temporary", 1
+        (temporary / "store").mkdir()
+    else:
+        dsn, shown, epoch = persistent(options)
+    sink = ClickHouseSink(dsn, rollups, streams, keep_revisions=temporary is not None)
+    try:
+        sink.migrate()
+        yield sink, shown, epoch
+    finally:
+        sink.close()
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def persistent(options: Options) -> tuple[str, str, int]:
+    store = options.store or ""
+    if store.startswith(("http://", "https://")):
+        return store, store.split("@")[-1], int(time.time())
+    path = Path(store.removeprefix("chdb://")).absolute()
+    if options.fresh and path.exists():
+        if not (path / "epoch").exists() and any(path.iterdir()):
+            raise UserError(f"--fresh would empty {path}, which is no store of citybrain; name another folder")
+        shutil.rmtree(path)
+    path.mkdir(parents=True, exist_ok=True)
+    if any(path.iterdir()) and not (path / "epoch").exists():
+        raise UserError(f"{path} is not empty and no store of citybrain; name another folder for --store")
+    return f"chdb://{path}", f"chdb://{path}", next_epoch(path)

@@ -1,0 +1,220 @@
+"""`citybrain up`: everything in one process, the simulated city as its input."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+import polars as pl
+
+from commands.inputs import UserError, city_of
+from connectors.simulator import GENERATORS
+from connectors.simulator_source import sources
+from dashboards.app import create_app
+from dashboards.board import Board, StreamHealth
+from dashboards.metrics import Metrics
+from dashboards.serve import listen, serve
+from pipelines import catalogue
+from pipelines.brain import Step
+from pipelines.delivery import Attached, Batch, Run, next_epoch
+from pipelines.episodes import EpisodeBook
+from pipelines.model import EPISODES_SCHEMA, NEVER
+from pipelines.streams import HOUR_MS, MINUTE_MS
+from pipelines.watermark import Input
+from sinks.clickhouse import ClickHouseSink
+from sinks.writer import StoreThread
+
+CATCH_UP_MS = HOUR_MS
+"""The simulated time before now that a start replays."""
+CATCH_UP_STEP_MS = 10 * MINUTE_MS
+CATCH_UP_TICK_MS = 15_000
+STEP_S = 1.0
+POLL_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    city: str
+    speed: float
+    seed: int
+    host: str
+    port: int
+    data: Path | None
+    start: int | None
+    until: int | None
+
+
+class RunClock:
+    """The run's clock (rule 1): stands at a set instant while the past is replayed, then goes on at its speed."""
+
+    def __init__(self, now: int, speed: float) -> None:
+        self._base, self._speed = now, speed
+        self._since: float | None = None
+
+    def __call__(self) -> int:
+        gone = 0.0 if self._since is None else time.monotonic() - self._since
+        return self._base + int(gone * 1000 * self._speed)
+
+    def set(self, now: int) -> None:
+        self._base = now
+
+    def go(self) -> None:
+        self._since = time.monotonic()
+
+
+class Kept:
+    """The store's writer with a count of what it took, for `/metrics`."""
+
+    def __init__(self, store: StoreThread, metrics: Metrics) -> None:
+        self._store, self._metrics = store, metrics
+
+    def submit(self, batch: Batch) -> None:
+        self._store.submit(batch)
+        for table, frame in batch:
+            self._metrics.stored(table, len(frame))
+
+    def flush(self) -> None:
+        self._store.flush()
+
+
+class History:
+    """What the API reads of the store (`dashboards.reader.Reader`)."""
+
+    def __init__(self, sink: ClickHouseSink) -> None:
+        self._sink = sink
+
+    def history(self, indicator: str, place_kind: str, place: str, since: int, until: int, limit: int) -> pl.DataFrame:
+        found = self._sink.newest_readings(
+            indicator=indicator, place_kind=place_kind, place=place, from_ms=since + 1, until_ms=until + 1, last=limit
+        )
+        return found.sort("window_end")
+
+    def episode(self, episode_id: str) -> pl.DataFrame:
+        return self._sink.episodes(episode_id=episode_id)
+
+    def transitions(self, episode_id: str, limit: int) -> pl.DataFrame:
+        return self._sink.transitions(episode_id=episode_id).head(limit)
+
+
+def run(options: Options) -> None:
+    """Runs until Ctrl-C, SIGTERM, or simulated `until`."""
+    city = city_of(options.city)
+    if not any(s.stream == "link" for s in city.sites):
+        raise UserError(f"city {city.id!r} has no links to simulate; `citybrain up` runs the demo city or a pack with places like it")
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    sock = listen(options.host, options.port)
+    folder = (options.data or Path(platformdirs.user_data_dir("citybrain"))).absolute() / "store"
+    folder.mkdir(parents=True, exist_ok=True)
+    indicators = catalogue.for_city(city)
+    sink = ClickHouseSink(f"chdb://{folder}", catalogue.rollups(indicators), [s for s in catalogue.STREAMS if s.lifecycle])
+    try:
+        sink.migrate()
+        now = options.start if options.start is not None else int(time.time() * 1000)
+        if options.until is not None and options.until <= now:
+            raise UserError("--until lies before the start; give a later instant")
+        clock = RunClock(now - CATCH_UP_MS, options.speed)
+        board = Board(uuid.uuid4().hex[:8], clock, speed=options.speed)
+        metrics = Metrics(board)
+        app = create_app(board, indicators, city, History(sink), metrics)
+        serving = serve(app, options.host, options.port, sock=sock)
+        print(f"citybrain: {city.en} at {serving.url}  (Ctrl-C ends it; store: {folder})", flush=True)
+        store = StoreThread(sink)
+        try:
+            Live(options, city_run(options, city, indicators, clock, Kept(store, metrics), sink, folder), board, metrics, clock, stop).go(now)
+        finally:
+            serving.stop()
+            store.close()
+    finally:
+        sink.close()
+    print("citybrain: ended", flush=True)
+
+
+def city_run(options, city, indicators, clock, store, sink, folder) -> Callable[[Callable[[Step], None]], Run]:  # type: ignore[no-untyped-def]
+    """The run, once it is known what publishes."""
+    streams = {s.name: s for s in catalogue.STREAMS}
+    made = list(sources(city, streams, clock(), clock, seed=options.seed))
+    attached = [Attached(s, Input(s.input, f"simulator:{s.stream}")) for s in made]
+
+    def make(publish: Callable[[Step], None]) -> Run:
+        return Run(
+            city, indicators, [streams[name] for name in GENERATORS], attached, store, live=True, epoch=next_epoch(folder),
+            start=clock(), older=sink.panes, publish=publish,
+        )  # fmt: skip
+
+    return make
+
+
+class Live:
+    """The loop: poll often, step once a second, show what is provisional in between."""
+
+    def __init__(self, options: Options, make: Callable[[Callable[[Step], None]], Run], board: Board, metrics: Metrics, clock: RunClock, stop: threading.Event) -> None:
+        self.options, self.board, self.metrics, self.clock, self.stop = options, board, metrics, clock, stop
+        self.started = time.monotonic()
+        self.run = make(self.publish)
+        self.first = True
+
+    def publish(self, step: Step) -> None:
+        self.board.update(step.readings, None, step.transitions, open_frame(self.run.brain.episodes), self.health(), self.clock())
+
+    def health(self) -> dict[str, StreamHealth]:
+        return {
+            name: StreamHealth(
+                watermark=s.watermark, last_event_at=None if s.last_event == NEVER else s.last_event, **s.ingest.counters  # type: ignore[typeddict-item]
+            )
+            for name, s in self.run.streams.items()
+        }
+
+    def go(self, now: int) -> None:
+        self.catch_up(now)
+        self.clock.go()
+        next_step = time.monotonic()
+        while not self.stop.is_set():
+            self.run.poll(self.clock())
+            if time.monotonic() >= next_step:
+                began = time.monotonic()
+                self.run.tick(self.clock())
+                self.step()
+                next_step = max(next_step + STEP_S, time.monotonic())
+                self.metrics.step(time.monotonic() - began)
+            if self.options.until is not None and self.clock() >= self.options.until:
+                break
+            self.stop.wait(POLL_S)
+
+    def catch_up(self, now: int) -> None:
+        """The hour before now, in strides: each stream's events as they arrived, the ticks that a live run would have had."""
+        at = self.clock()
+        while at < now and not self.stop.is_set():
+            stride_end = min(at + CATCH_UP_STEP_MS, now)
+            while at < stride_end:
+                at = min(at + CATCH_UP_TICK_MS, stride_end)
+                self.clock.set(at)
+                self.run.poll(at)
+                self.run.tick(at)
+            self.step()
+
+    def step(self) -> None:
+        self.run.step(self.clock())
+        provisional = self.run.provisional()
+        if self.first and len(provisional):
+            self.first = False
+            print(f"citybrain: first number after {time.monotonic() - self.started:.1f} s", file=sys.stderr, flush=True)
+        self.board.update(None, provisional, (), open_frame(self.run.brain.episodes), self.health(), self.clock())
+
+
+def open_frame(book: EpisodeBook) -> pl.DataFrame:
+    """The open episodes as rows of `episodes`."""
+    rows = [
+        (e.episode_id, e.rule, e.rule_version, e.indicator, e.place_kind, e.place, e.level, e.state, e.started_at, e.ended_at,
+         e.last_value, e.threshold, e.detail, 0)  # fmt: skip
+        for e in book.open_episodes()
+    ]
+    return pl.DataFrame(rows, EPISODES_SCHEMA, orient="row")

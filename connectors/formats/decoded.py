@@ -1,0 +1,51 @@
+"""What every decoder ends with: the frame of events in its promised columns, and dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import polars as pl
+
+from pipelines.event_id import event_ids
+from pipelines.model import DeadLetter
+from pipelines.records import Refused
+from pipelines.streams import Stream, Text
+
+PAYLOAD_BYTES: Final = 2048
+"""How much of a refused record its dead letter keeps."""
+
+
+def schema(stream: Stream) -> dict[str, Any]:
+    """The columns of `Decoded.events` without `id`."""
+    out: dict[str, Any] = {"record": pl.Int64, "index": pl.Int32, "t": pl.Int64, "place": pl.String}
+    return out | {c.name: pl.String if isinstance(c, Text) else pl.Int64 for c in stream.columns}
+
+
+def frame_of(records: Sequence[tuple[int, Mapping[str, object]]], stream: Stream) -> pl.DataFrame:
+    """The events of single records, given as (record number, values of `check_record`); without `id`."""
+    columns = schema(stream)
+    data: dict[str, Any] = {"record": [n for n, _ in records], "index": [0] * len(records)}
+    data |= {name: [values[name] for _, values in records] for name in columns if name not in data}
+    return pl.DataFrame(data, schema=columns)
+
+
+def finish(frame: pl.DataFrame, stream: Stream) -> pl.DataFrame:
+    """Puts the columns in order and adds the ids; the place becomes Categorical, so that its hash and its code are
+    looked up once per site and not once per event."""
+    frame = frame.with_columns(pl.col("place").cast(pl.Categorical()))
+    names = ["record", "index", "t", "id", "place", *(c.name for c in stream.columns)]
+    return frame.with_columns(event_ids(frame, stream).alias("id")).select(names)
+
+
+def dead_letter(source: str, position: int, stream: Stream, refused: Refused, raw: bytes) -> DeadLetter:
+    """The dead letter of one record; `raw` is the record as read, of which the first `PAYLOAD_BYTES` are kept."""
+    payload = raw[:PAYLOAD_BYTES].decode("utf-8", "backslashreplace").strip("\r\n")
+    from pipelines.redact import redact
+
+    payload = redact(payload).encode()[:PAYLOAD_BYTES].decode("utf-8", "ignore")
+    return DeadLetter(source, str(position), stream.name, refused.reason, refused.detail, payload)
+
+
+def in_order(letters: Iterable[DeadLetter]) -> tuple[DeadLetter, ...]:
+    return tuple(sorted(letters, key=lambda letter: int(letter.position)))

@@ -1,0 +1,163 @@
+"""The alert book: open and recent episodes with their transitions, as the API and the page show them."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Protocol
+
+import polars as pl
+
+from dashboards.tiles import iso, unpacked
+from pipelines.model import EPISODES_SCHEMA
+
+OPEN: Final = "firing"
+STATES: Final = ("firing", "resolved", "retired", "rule_changed", "retracted")
+LEVELS: Final = ("I", "II", "III", "IV")
+"""I red is the most severe."""
+
+Entry = dict[str, Any]
+
+
+class Change(Protocol):
+    """The part of `pipelines.transitions.Transition` that is shown."""
+
+    @property
+    def episode_id(self) -> str: ...
+    @property
+    def seq(self) -> int: ...
+    @property
+    def at(self) -> int: ...
+    @property
+    def from_state(self) -> str: ...
+    @property
+    def to_state(self) -> str: ...
+    @property
+    def level(self) -> str: ...
+    @property
+    def detail(self) -> str: ...
+    @property
+    def rule(self) -> str: ...
+    @property
+    def rule_version(self) -> int: ...
+    @property
+    def indicator(self) -> str: ...
+    @property
+    def place_kind(self) -> str: ...
+    @property
+    def place(self) -> str: ...
+    @property
+    def value(self) -> float | None: ...
+
+
+def episode_entry(row: Mapping[str, Any]) -> Entry:
+    """One row of EPISODES_SCHEMA for JSON."""
+    entry = {name: row[name] for name in EPISODES_SCHEMA}
+    return entry | {
+        "started_at": iso(row["started_at"]),
+        "ended_at": iso(row["ended_at"]),
+        "detail": unpacked(row["detail"] or ""),
+    }
+
+
+def transition_entry(row: Mapping[str, Any]) -> Entry:
+    """One row of TRANSITIONS_SCHEMA for JSON."""
+    return {
+        "episode_id": row["episode_id"],
+        "seq": row["seq"],
+        "at": iso(row["at"]),
+        "from_state": row["from_state"],
+        "to_state": row["to_state"],
+        "level": row["level"],
+        "detail": unpacked(row["detail"] or ""),
+    }
+
+
+def _row(change: Change) -> dict[str, Any]:
+    return {n: getattr(change, n) for n in ("episode_id", "seq", "at", "from_state", "to_state", "level", "detail")}
+
+
+class AlertBook:
+    """Episodes by id; the ones that ended first leave when there are more than `keep`. Open ones always stay."""
+
+    def __init__(self, keep: int = 1_000, keep_transitions: int = 200) -> None:
+        self._keep = keep
+        self._keep_transitions = keep_transitions
+        self._episodes: OrderedDict[str, Entry] = OrderedDict()
+        self._transitions: dict[str, deque[Entry]] = {}
+        self.counted: Counter[str] = Counter()
+        """Transitions seen, by the state they lead to."""
+
+    def update(self, transitions: Iterable[Change], episodes: pl.DataFrame) -> tuple[list[Entry], list[Entry]]:
+        """(episodes that changed, transitions), as JSON carries them.
+
+        `episodes` (EPISODES_SCHEMA) holds every open episode; ended ones may be among them. An episode that is not
+        there is what its last transition says.
+        """
+        given = {row["episode_id"]: episode_entry(row) for row in episodes.iter_rows(named=True)}
+        changed = {identity: entry for identity, entry in given.items() if self._episodes.get(identity) != entry}
+        shown = []
+        for change in transitions:
+            entry = transition_entry(_row(change))
+            shown.append(entry)
+            self.counted[change.to_state] += 1
+            kept = self._transitions.setdefault(change.episode_id, deque(maxlen=self._keep_transitions))
+            kept.append(entry)
+            if change.episode_id not in given:
+                known = changed.get(change.episode_id) or self._episodes.get(change.episode_id)
+                changed[change.episode_id] = _after(known, change, entry)
+        for identity, entry in changed.items():
+            self._episodes[identity] = entry
+            self._episodes.move_to_end(identity)
+        self._forget()
+        return list(changed.values()), shown
+
+    def _forget(self) -> None:
+        excess = len(self._episodes) - self._keep
+        if excess > 0:
+            for identity in [i for i, e in self._episodes.items() if e["state"] != OPEN][:excess]:
+                del self._episodes[identity]
+        for identity in [i for i in self._transitions if i not in self._episodes]:
+            del self._transitions[identity]
+
+    def open(self) -> list[Entry]:
+        """Open episodes, the most severe first, then the newest."""
+        return sorted((e for e in self.recent() if e["state"] == OPEN), key=severity)
+
+    def recent(self) -> list[Entry]:
+        """Open and ended episodes, the newest first."""
+        return sorted(self._episodes.values(), key=age, reverse=True)
+
+    def find(self, episode_id: str) -> tuple[Entry, list[Entry]] | None:
+        """An episode and its transitions; None when it is not (or no longer) here."""
+        entry = self._episodes.get(episode_id)
+        return None if entry is None else (entry, list(self._transitions.get(episode_id, ())))
+
+
+def _after(known: Entry | None, change: Change, entry: Entry) -> Entry:
+    """The episode after a transition: what was known of it, or what the transition itself tells."""
+    detail = entry["detail"] if isinstance(entry["detail"], dict) else {}
+    if known is None:
+        known = dict.fromkeys(EPISODES_SCHEMA) | {
+            "episode_id": change.episode_id,
+            "rule": change.rule,
+            "rule_version": change.rule_version,
+            "indicator": change.indicator,
+            "place_kind": change.place_kind,
+            "place": change.place,
+            "started_at": entry["at"],
+            "last_value": change.value,
+            "threshold": detail.get("threshold"),
+            "detail": detail,
+        }
+    ended = None if change.to_state == OPEN else entry["at"]
+    return known | {"state": change.to_state, "level": change.level, "ended_at": ended}
+
+
+def severity(entry: Entry) -> int:
+    return LEVELS.index(entry["level"]) if entry["level"] in LEVELS else len(LEVELS)
+
+
+def age(entry: Entry) -> tuple[str, str]:
+    """Order of start, and of ids at one instant."""
+    return entry["started_at"] or "", entry["episode_id"]

@@ -1,0 +1,79 @@
+"""The HTTP interface: `/api/v1`, the live page, `/healthz`, `/readyz`, `/metrics`.
+
+Everything is read from the board in memory; only history and old episodes ask the store. Every list is bounded; an
+error is an RFC 9457 problem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import FastAPI, Header
+from starlette.responses import Response
+
+from dashboards import problems, stream
+from dashboards.answers import Store, matches
+from dashboards.board import PROTOCOL, Board
+from dashboards.catalogue import Shown, catalogue
+from dashboards.metrics import Metrics
+from dashboards.page import TYPES, Page, SecurityHeaders, read_page
+from dashboards.reader import Reader
+from dashboards.routes.alerts import add_alerts
+from dashboards.routes.indicators import add_indicators
+from dashboards.routes.live import add_live, add_run
+from pipelines.city import City
+
+
+def create_app(
+    board: Board,
+    indicators: Sequence[Shown],
+    city: City,
+    reader: Reader,
+    metrics: Metrics,
+    *,
+    page: Page | None = None,
+    heartbeat_s: float = stream.HEARTBEAT_S,
+) -> FastAPI:
+    """The application over one board; `serve` runs it. `app.state.board` is the board."""
+    app = FastAPI(
+        title="citybrain",
+        version=f"v{PROTOCOL}",
+        description="Live indicators and alerts of one city.",
+        docs_url=None,  # its pages load scripts from other hosts
+        redoc_url=None,
+        redirect_slashes=False,  # a redirect would repeat the Host header that the client sent
+    )
+    app.state.board = board
+    problems.install(app)
+    shown_page = page or read_page()
+    board.build = shown_page.build
+    described = catalogue(indicators, city)
+    definitions = {entry["id"]: entry for entry in described["indicators"]}
+    board.describe(described)
+    _add_page(app, shown_page)
+    store = Store(reader)
+    add_indicators(app, board, definitions, city, store)
+    add_alerts(app, board, store)
+    add_live(app, board, heartbeat_s)
+    add_run(app, board, metrics)
+    app.add_middleware(SecurityHeaders)
+    return app
+
+
+def _add_page(app: FastAPI, page: Page) -> None:
+    etag = f'"{page.build}"'
+
+    def route(path: str, name: str) -> None:
+        @app.get(path, include_in_schema=False)
+        async def file(if_none_match: Annotated[str | None, Header()] = None) -> Response:
+            headers = {"ETag": etag, "Cache-Control": "no-cache"}
+            if matches(if_none_match, etag):
+                return Response(None, 304, headers)
+            return Response(page.files[name], headers=headers, media_type=TYPES[name])
+
+    route("/", "index.html")
+    route("/favicon.ico", "icon.svg")
+    for name in TYPES:
+        if name != "index.html":
+            route(f"/{name}", name)

@@ -1,0 +1,255 @@
+"""The board: what the run knows now, for everyone who looks. One thread updates it, any number of threads read it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypedDict
+
+import orjson
+import polars as pl
+
+from dashboards.alerts import AlertBook, Change
+from dashboards.ring import Ring
+from dashboards.tiles import Key, Sites, Tile, iso, newest, rows, tile
+from pipelines.model import EPISODES_SCHEMA, READINGS_SCHEMA
+
+SCREEN_KINDS: Final = ("city", "district")
+"""Place kinds that are pushed to pages; what lies below is asked for explicitly."""
+PROTOCOL: Final = 1
+"""`v` of every payload."""
+
+
+class StreamHealth(TypedDict, total=False):
+    """What ingest knows of one stream: times in UTC ms (NEVER and null are shown as no time), and its counters."""
+
+    watermark: int
+    last_event_at: int | None
+    received: int
+    accepted: int
+    duplicate: int
+    rejected: int
+    quarantined: int
+    on_time: int
+    late: int
+
+
+@dataclass(slots=True)
+class Advance:
+    """When, by the run's clock, a stream's watermark last moved."""
+
+    watermark: int
+    at: int
+
+
+class Board:
+    """Newest final reading of each (indicator, place_kind, place), the provisional one where newer, alerts, health.
+
+    `epoch` names this server start in event ids. `clock` is the run's clock in ms (rule 1): ages are computed against
+    it; `speed` is how fast it runs against the wall clock. Memory is bounded: one tile per cell, `AlertBook`, `Ring`.
+    """
+
+    def __init__(
+        self,
+        epoch: str,
+        clock: Callable[[], int],
+        *,
+        speed: float = 1.0,
+        stuck_after_ms: int = 120_000,
+        ring: Ring | None = None,
+    ) -> None:
+        self.ring = ring or Ring(epoch)
+        self.clock = clock
+        self.speed = speed
+        self.build = ""
+        """Names the files of the page; set with `describe` by whoever serves it."""
+        self.stuck_after_ms = stuck_after_ms
+        self._catalogue = orjson.Fragment(b"{}")
+        self._lock = threading.RLock()
+        self._final: dict[Key, Tile] = {}
+        self._ends: dict[Key, tuple[int, int]] = {}
+        self._provisional: dict[Key, Tile] = {}
+        self._sites = Sites()
+        self._alerts = AlertBook()
+        self._health: dict[str, StreamHealth] = {}
+        self._advances: dict[str, Advance] = {}
+        self._failures: dict[str, str] = {}
+        self._cached: tuple[int, bytes] | None = None
+        self._first_reading = False
+
+    def describe(self, catalogue: Mapping[str, Any]) -> None:
+        """Sets what snapshots say about city, domains and indicators (`dashboards.catalogue`)."""
+        with self._lock:
+            self._catalogue = orjson.Fragment(orjson.dumps(catalogue))
+            self._cached = None
+
+    def update(
+        self,
+        finals: pl.DataFrame | None,
+        provisional: pl.DataFrame | None,
+        transitions: Iterable[Change],
+        open_episodes: pl.DataFrame | None,
+        health: Mapping[str, StreamHealth],
+        now_ms: int,
+    ) -> None:
+        """Takes the outcome of one step; meant to be called about once a second.
+
+        `finals`: newly stored readings (READINGS_SCHEMA), corrections included. `provisional`: the whole provisional
+        set, which replaces the previous one; None where there is none. `open_episodes`: every open episode
+        (EPISODES_SCHEMA); ended ones may be among them. ValueError when a frame lacks columns.
+        """
+        finals = _checked("finals", finals, READINGS_SCHEMA)
+        provisional = _checked("provisional", provisional, READINGS_SCHEMA)
+        episodes_now = _checked("open_episodes", open_episodes, EPISODES_SCHEMA)
+        on_screen = pl.col("place_kind").is_in(SCREEN_KINDS)
+        self._sites.add(finals.filter(~on_screen), provisional.filter(~on_screen))
+        with self._lock:
+            changed = self._take_finals(newest(finals.filter(on_screen)))
+            ahead, gone = self._take_provisional(newest(provisional.filter(on_screen)))
+            self._take_health(health, now_ms)
+            self._first_reading |= bool(len(finals) or len(provisional))
+            delta = {
+                **self._frame(now_ms),
+                "readings": changed + ahead,
+                "gone": gone,
+                "streams": self._streams(),
+            }
+            self.ring.publish("delta", orjson.dumps(delta))
+            episodes, shown = self._alerts.update(transitions, episodes_now)
+            if episodes or shown:
+                alert = {**self._frame(now_ms), "episodes": episodes, "transitions": shown}
+                self.ring.publish("alert", orjson.dumps(alert))
+
+    def _take_finals(self, frame: pl.DataFrame) -> list[Tile]:
+        changed = []
+        for key, row in rows(frame):
+            version = (row["window_end"], row["revision"])
+            if version >= self._ends.get(key, version):
+                entry = tile(row, provisional=False)
+                before = self._final.get(key)
+                if entry["no_data_since"] and before and before["no_data_since"]:
+                    entry["no_data_since"] = min(before["no_data_since"], entry["no_data_since"])
+                self._ends[key], self._final[key] = version, entry
+                changed.append(entry)
+        return changed
+
+    def _take_provisional(self, frame: pl.DataFrame) -> tuple[list[Tile], list[Key]]:
+        """Provisional tiles that are new or changed, and keys whose provisional tile no longer stands."""
+        before, self._provisional = self._provisional, {}
+        changed = []
+        for key, row in rows(frame):
+            if key in self._ends and row["window_end"] <= self._ends[key][0]:
+                continue
+            entry = tile(row, provisional=True)
+            self._provisional[key] = entry
+            if before.get(key) != entry:
+                changed.append(entry)
+        return changed, [key for key in before if key not in self._provisional]
+
+    def _take_health(self, health: Mapping[str, StreamHealth], now_ms: int) -> None:
+        for stream, values in health.items():
+            self._health[stream] = values
+            watermark = values.get("watermark")
+            seen = self._advances.get(stream)
+            if seen is None:
+                self._advances[stream] = Advance(-1 if watermark is None else watermark, now_ms)
+            elif watermark is not None and watermark > seen.watermark:
+                seen.watermark, seen.at = watermark, now_ms
+
+    def _frame(self, now_ms: int) -> dict[str, Any]:
+        return {"v": PROTOCOL, "as_of": iso(now_ms), "sent": now_ms, "speed": self.speed}
+
+    def _streams(self) -> dict[str, Any]:
+        out = {}
+        for name, health in self._health.items():
+            counters = {k: v for k, v in health.items() if k not in ("watermark", "last_event_at")}
+            out[name] = {
+                "watermark": iso(health.get("watermark")),
+                "last_event_at": iso(health.get("last_event_at")),
+                **counters,
+            }
+        return out
+
+    def fail(self, part: str, reason: str) -> None:
+        """A part of the run (the store's thread, ...) has failed: `/readyz` says so from now on."""
+        with self._lock:
+            self._failures[part] = reason
+
+    def recovered(self, part: str) -> None:
+        with self._lock:
+            self._failures.pop(part, None)
+
+    def not_ready(self) -> list[str]:
+        """Why this run should not be relied on now; empty when it may be."""
+        now = self.clock()
+        with self._lock:
+            reasons = [f"{part} has failed: {reason}" for part, reason in sorted(self._failures.items())]
+            if not self._first_reading:
+                reasons.append("there is no first reading yet")
+            for stream, advance in sorted(self._advances.items()):
+                stuck = now - advance.at
+                if stuck > self.stuck_after_ms:
+                    reasons.append(
+                        f"the watermark of stream {stream} has not moved for {stuck // 1000} s "
+                        f"(allowed: {self.stuck_after_ms // 1000} s by the run's clock)"
+                    )
+        return reasons
+
+    def snapshot(self) -> tuple[int, bytes]:
+        """Number of the newest event that it includes, and all that a page needs, as JSON; encoded once a state."""
+        with self._lock:
+            seq = self.ring.last
+            if self._cached is not None and self._cached[0] == seq:
+                return self._cached
+            body = {
+                **self._frame(self.clock()),
+                "id": self.ring.identity(seq),
+                "build": self.build,
+                "catalogue": self._catalogue,
+                "readings": [*self._final.values(), *self._provisional.values()],
+                "alerts": self._alerts.open(),
+                "streams": self._streams(),
+            }
+        encoded = orjson.dumps(body)
+        with self._lock:
+            self._cached = (seq, encoded)
+        return seq, encoded
+
+    def heartbeat(self) -> bytes:
+        return orjson.dumps({**self._frame(self.clock()), "build": self.build, "ready": not self.not_ready()})
+
+    def tiles(self) -> list[Tile]:
+        """City and district tiles, final and provisional, in the order of their keys."""
+        with self._lock:
+            both = [*self._final.items(), *self._provisional.items()]
+        return [entry for _, entry in sorted(both, key=lambda item: (item[0], item[1]["provisional"]))]
+
+    def sites(self, wanted: Sequence[pl.Expr], after: Key | None, limit: int) -> list[Tile]:
+        """Tiles of places below the districts."""
+        return self._sites.find(wanted, after, limit)
+
+    def streams(self) -> dict[str, StreamHealth]:
+        with self._lock:
+            return dict(self._health)
+
+    def alerts(self, only_open: bool) -> list[dict[str, Any]]:
+        with self._lock:
+            return self._alerts.open() if only_open else self._alerts.recent()
+
+    def alert(self, episode_id: str) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+        with self._lock:
+            return self._alerts.find(episode_id)
+
+    def transitions_counted(self) -> dict[str, int]:
+        with self._lock:
+            return dict(self._alerts.counted)
+
+
+def _checked(name: str, frame: pl.DataFrame | None, schema: Mapping[str, Any]) -> pl.DataFrame:
+    if frame is None:
+        return pl.DataFrame(schema=schema)
+    missing = [column for column in schema if column not in frame.columns]
+    if missing:
+        raise ValueError(f"{name} lack the columns {', '.join(missing)}; needed are {', '.join(schema)}")
+    return frame.select(list(schema))

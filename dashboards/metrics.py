@@ -1,0 +1,227 @@
+"""`/metrics`: the list of names that operators may rely on, and the collector that fills them from the board.
+
+`docs/metrics.md` is `render()`. A label takes at most `LABEL_VALUES` different values per metric; what is beyond is
+left out and counted in `citybrain_labels_dropped_total`, so that many places cannot flood a Prometheus server.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Final, Literal, cast
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from dashboards.alerts import LEVELS, STATES
+from dashboards.board import Board
+from pipelines.model import NEVER
+
+LABEL_VALUES: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Documented:
+    """A metric as operators see it: a counter's name ends in `_total`."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    labels: tuple[str, ...]
+    help: str
+
+
+METRICS: Final[tuple[Documented, ...]] = (
+    # What ingest did with every record (rule 11): received = accepted + duplicate + rejected + quarantined.
+    Documented("citybrain_events_received_total", "counter", ("stream",), "Events received, and bad records."),
+    Documented("citybrain_events_accepted_total", "counter", ("stream",), "Events accepted: on time and late ones."),
+    Documented("citybrain_events_duplicate_total", "counter", ("stream",), "Events whose key had been seen."),
+    Documented("citybrain_events_rejected_total", "counter", ("stream",), "Records refused: dead letters."),
+    Documented("citybrain_events_quarantined_total", "counter", ("stream",), "Events too far in the future."),
+    Documented("citybrain_events_on_time_total", "counter", ("stream",), "Accepted events that were on time."),
+    Documented("citybrain_events_late_total", "counter", ("stream",), "Accepted events behind the watermark."),
+    # How healthy a stream is; ages by the run's clock, which is the simulator's when that runs.
+    Documented("citybrain_late_ratio", "gauge", ("stream",), "Late events / accepted events since the start."),
+    Documented("citybrain_watermark_delay_seconds", "gauge", ("stream",), "Run's clock minus the watermark."),
+    Documented("citybrain_freshness_seconds", "gauge", ("stream",), "Run's clock minus the newest event time."),
+    # Indicators of the city and its districts: newest final readings. No value, no sample: no data is not zero.
+    Documented(
+        "citybrain_indicator_value", "gauge", ("indicator", "place_kind", "place"), "Newest final value, in its unit."
+    ),
+    Documented(
+        "citybrain_indicator_has_value",
+        "gauge",
+        ("indicator", "place_kind", "place"),
+        "1 when the newest final reading has a value, 0 when it has none.",
+    ),
+    Documented(
+        "citybrain_indicator_completeness",
+        "gauge",
+        ("indicator", "place_kind", "place"),
+        "Share of the expected input that the newest final reading has, 0 to 1.",
+    ),
+    # Alerts.
+    Documented("citybrain_alerts_open", "gauge", ("level",), "Open episodes; level I is the most severe."),
+    Documented("citybrain_alert_transitions_total", "counter", ("to_state",), "Transitions, by the state they led to."),
+    # The run.
+    Documented("citybrain_ready", "gauge", (), "1 when /readyz says yes, else 0."),
+    Documented("citybrain_step_duration_seconds", "histogram", (), "Wall time of one step of the run."),
+    Documented("citybrain_store_rows_total", "counter", ("table",), "Rows written to the store."),
+    # Pages and other clients of /api/v1/stream.
+    Documented("citybrain_sse_clients", "gauge", (), "Connected clients."),
+    Documented("citybrain_sse_events_total", "counter", ("event",), "Events sent; a reset: a slow client."),
+    Documented("citybrain_sse_ring_bytes", "gauge", (), "What the kept events occupy."),
+    # The bound on labels.
+    Documented("citybrain_labels_dropped_total", "counter", ("metric",), "Samples left out: too many values."),
+)
+NAMES: Final = tuple(m.name for m in METRICS)
+_BY_NAME: Final = {m.name: m for m in METRICS}
+STEP_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+Sample = tuple[tuple[str, ...], float]
+
+
+class Metrics:
+    """The registry of one run. Its thread calls `step` and `stored`; the rest is read from the board on a scrape."""
+
+    def __init__(self, board: Board, label_values: int = LABEL_VALUES) -> None:
+        self.registry = CollectorRegistry()
+        self._board = board
+        self._bound = label_values
+        self._lock = threading.Lock()
+        self._scraping = threading.Lock()
+        self._seen: dict[tuple[str, str], set[str]] = {}
+        self._dropped: Counter[str] = Counter()
+        self._rows: Counter[str] = Counter()
+        self._steps = [0] * (len(STEP_BUCKETS) + 1)
+        self._seconds = 0.0
+        self.registry.register(_FromBoard(self))
+
+    def step(self, seconds: float) -> None:
+        """One step of the run took that long."""
+        with self._lock:
+            self._steps[bisect_left(STEP_BUCKETS, seconds)] += 1
+            self._seconds += seconds
+
+    def stored(self, table: str, rows: int) -> None:
+        """That many rows were written to a table."""
+        with self._lock:
+            self._rows[table] += rows
+
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """(body, content type) in the format that the `Accept` header asks for."""
+        encoder, content_type = choose_encoder(accept)
+        with self._scraping:
+            return encoder(self.registry), content_type
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric of `METRICS`, in that order."""
+        for name, samples in self._gathered():
+            documented = _BY_NAME[name]
+            family: Metric
+            if documented.kind == "counter":
+                family = CounterMetricFamily(name, documented.help, labels=documented.labels)
+            else:
+                family = GaugeMetricFamily(name, documented.help, labels=documented.labels)
+            for values, number in samples:
+                if self._within(name, documented.labels, values):
+                    family.add_metric(values, number)
+            yield family
+        with self._lock:
+            counts, seconds = list(accumulate(self._steps)), self._seconds
+        steps = _BY_NAME["citybrain_step_duration_seconds"]
+        bounds = [*(str(b) for b in STEP_BUCKETS), "+Inf"]
+        yield HistogramMetricFamily(
+            steps.name, steps.help, buckets=list(zip(bounds, counts, strict=True)), sum_value=seconds
+        )
+        # Last, because the metrics above may have dropped samples just now.
+        dropped = _BY_NAME["citybrain_labels_dropped_total"]
+        family = CounterMetricFamily(dropped.name, dropped.help, labels=dropped.labels)
+        for metric, number in sorted(self._dropped.items()):
+            family.add_metric((metric,), number)
+        yield family
+
+    def _within(self, name: str, labels: tuple[str, ...], values: tuple[str, ...]) -> bool:
+        """Whether a sample's label values are among the first ones of their metric; counted when not."""
+        sets = [self._seen.setdefault((name, label), set()) for label in labels]
+        if any(value not in seen and len(seen) >= self._bound for seen, value in zip(sets, values, strict=True)):
+            self._dropped[name] += 1
+            return False
+        for seen, value in zip(sets, values, strict=True):
+            seen.add(value)
+        return True
+
+    def _gathered(self) -> Iterator[tuple[str, Iterable[Sample]]]:
+        board, now = self._board, self._board.clock()
+        streams = sorted(board.streams().items())
+        for counter in ("received", "accepted", "duplicate", "rejected", "quarantined", "on_time", "late"):
+            yield (
+                f"citybrain_events_{counter}_total",
+                [((name,), float(cast(Mapping[str, int], h).get(counter, 0))) for name, h in streams],
+            )
+        yield (
+            "citybrain_late_ratio",
+            [((name,), h.get("late", 0) / h["accepted"]) for name, h in streams if h.get("accepted")],
+        )
+        for metric, field in (
+            ("citybrain_watermark_delay_seconds", "watermark"),
+            ("citybrain_freshness_seconds", "last_event_at"),
+        ):
+            times = [((name,), h.get(field)) for name, h in streams]
+            yield metric, [(v, (now - t) / 1000) for v, t in times if isinstance(t, int) and t > NEVER]
+        tiles = [((t["indicator"], t["place_kind"], t["place"]), t) for t in board.tiles() if not t["provisional"]]
+        yield "citybrain_indicator_value", [(k, t["value"]) for k, t in tiles if t["value"] is not None]
+        yield "citybrain_indicator_has_value", [(k, float(t["value"] is not None)) for k, t in tiles]
+        yield (
+            "citybrain_indicator_completeness",
+            [(k, t["completeness"]) for k, t in tiles if t["completeness"] is not None],
+        )
+        levels = [entry["level"] for entry in board.alerts(only_open=True)]
+        yield "citybrain_alerts_open", [((level,), float(levels.count(level))) for level in LEVELS]
+        counted = board.transitions_counted()
+        yield (
+            "citybrain_alert_transitions_total",
+            [((state,), float(counted.get(state, 0))) for state in dict.fromkeys((*STATES, *sorted(counted)))],
+        )
+        yield "citybrain_ready", [((), float(not board.not_ready()))]
+        yield "citybrain_sse_clients", [((), float(board.ring.clients))]
+        sent = dict(board.ring.sent)
+        kinds = ("snapshot", "delta", "alert", "hb", "reset")
+        yield "citybrain_sse_events_total", [((kind,), float(sent.get(kind, 0))) for kind in kinds]
+        yield "citybrain_sse_ring_bytes", [((), float(board.ring.size_bytes))]
+        with self._lock:
+            written = sorted(self._rows.items())
+        yield "citybrain_store_rows_total", [((table,), float(count)) for table, count in written]
+
+
+class _FromBoard(Collector):
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: the names are known without reading the board."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics.collect()
+
+
+def render() -> str:
+    """`docs/metrics.md`."""
+    lines = [
+        "# Metrics",
+        "",
+        "`GET /metrics` in the Prometheus or OpenMetrics text format. Generated from `dashboards/metrics.py`.",
+        f"A label takes at most {LABEL_VALUES} different values per metric; samples beyond are left out and counted in",
+        "`citybrain_labels_dropped_total`. Places below the districts are never labels. Ages are by the run's clock.",
+        "",
+        "| name | kind | labels | what it says |",
+        "|---|---|---|---|",
+    ]
+    lines += [f"| `{m.name}` | {m.kind} | {', '.join(m.labels) or '-'} | {m.help} |" for m in METRICS]
+    return "\n".join(lines) + "\n"

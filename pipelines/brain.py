@@ -1,0 +1,378 @@
+"""The brain: rows and cases -> readings -> episodes (rules 18 to 30). Pure: no clock, no file, no network.
+
+A step is given what became known since the last one (rows of every rollup, lifecycle events) and the watermark of every
+stream; it returns the readings that are new or changed, and what became of the episodes. Live and replay are this call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+
+from pipelines.alerts import Rule
+from pipelines.cells import KEY, derive, detail_json
+from pipelines.city import City
+from pipelines.composites import CompositeTable
+from pipelines.episodes import EpisodeBook, Transition
+from pipelines.indicator import Cases, Composite, Derived, Indicator, Panes, Stock
+from pipelines.lifecycle import CaseBook
+from pipelines.model import EPISODES_SCHEMA, NEVER, READINGS_SCHEMA, PlaceRegistry, Rows, Stamped
+from pipelines.panes import Older, PaneMemory
+from pipelines.place_tree import PlaceTree
+from pipelines.rollup import Rollup
+from pipelines.streams import HOUR_MS, Stream
+from pipelines.tables import Attendance, CaseTable, Levels, PaneTable, StockTable, Table
+from pipelines.windows import Window, ends, next_end, start, tumbling
+
+REMEMBER_MS = 2 * HOUR_MS
+"""How far behind what the next windows need panes stay in memory for late events; older ones are read from the store."""
+NO_CELLS = pl.DataFrame(schema={"place": pl.String, "window_end": pl.Int64, "value": pl.Float64})
+NO_READINGS = pl.DataFrame(schema=READINGS_SCHEMA)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a step found: new and changed readings and episodes, and the transitions in the order in which they happened."""
+
+    readings: pl.DataFrame
+    episodes: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=EPISODES_SCHEMA))
+    transitions: tuple[Transition, ...] = ()
+
+
+class _StreamState:
+    """Everything of one stream: its places, presence, panes, cases, and the watermark up to which it was judged."""
+
+    def __init__(self, city: City, stream: Stream, registry: PlaceRegistry, members: Sequence[Indicator], older: Older | None, repeats: bool) -> None:
+        self.stream = stream
+        self.tree = PlaceTree(city, stream, registry)
+        self.attendance = Attendance(stream, self.tree)
+        self.memories: dict[str, PaneMemory] = {}
+        self.tables: list[Table] = []
+        self.book: CaseBook | None = CaseBook(stream) if stream.lifecycle else None
+        self.watermark = NEVER
+        panes: dict[tuple[str, Window], list[Indicator]] = {}
+        rollups: dict[str, Rollup] = {}
+        for indicator in members:
+            match indicator.kind:
+                case Panes(rollup=rollup):
+                    panes.setdefault((rollup.name, indicator.window), []).append(indicator)
+                    rollups[rollup.name] = rollup
+                case Cases():
+                    self.tables.append(CaseTable(self.attendance, indicator, city.zone))
+                case Stock():
+                    self.tables.append(StockTable(self.attendance, indicator, city.zone))
+                case Derived() | Composite():
+                    raise AssertionError("derived and composite indicators belong to no stream")
+        for (name, _), group in panes.items():
+            memory = self.memories.setdefault(name, PaneMemory(rollups[name], older, repeats))
+            self.tables.append(PaneTable(self.attendance, rollups[name], memory, group, city.zone))
+
+    def pane_of(self, table: Table) -> int:
+        return table.rollup.pane_ms if isinstance(table, PaneTable) else 60_000
+
+
+class Brain:
+    """One city's brain. `registries` are those of ingest, by stream; `older` loads evicted panes from the store;
+    `repeats` says that the transport may deliver rows more than once (rule 16)."""
+
+    def __init__(
+        self,
+        city: City,
+        indicators: Sequence[Indicator],
+        registries: Mapping[str, PlaceRegistry],
+        *,
+        streams: Sequence[Stream] = (),
+        older: Older | None = None,
+        repeats: bool = False,
+        remember_ms: int = REMEMBER_MS,
+    ) -> None:
+        """`streams` override those of the catalogue (a mapping may declare another period)."""
+        self.city, self.indicators, self.remember_ms = city, tuple(indicators), remember_ms
+        self.order = {i.id: n for n, i in enumerate(self.indicators)}
+        members: dict[str, list[Indicator]] = {name: [] for name in registries}
+        known = {s.name: s for s in streams}
+        for indicator in self.indicators:
+            if indicator.stream is not None and indicator.stream.name in registries:
+                members[indicator.stream.name].append(indicator)
+                known.setdefault(indicator.stream.name, indicator.stream)
+        self.streams = {
+            name: _StreamState(city, known[name], registries[name], mine, older, repeats) for name, mine in members.items()
+        }
+        self.evicts = older is not None
+        self.derived = [i for i in self.indicators if isinstance(i.kind, Derived)]
+        self.composites = [CompositeTable(i) for i in self.indicators if isinstance(i.kind, Composite)]
+        self.episodes = EpisodeBook(city.id, city.rules)
+        self.rules: dict[str, list[Rule]] = {}
+        for rule in city.rules:
+            self.rules.setdefault(rule.indicator, []).append(rule)
+        self.judged_from: dict[str, int] = {}
+        """The first window end that each rule judged."""
+
+    # ------------------------------------------------------------ the step
+    def step(
+        self,
+        rows: Iterable[Rows],
+        events: Iterable[Stamped],
+        watermarks: Mapping[str, int],
+        revision: int,
+        *,
+        judge: bool = True,
+    ) -> Step:
+        """Readings of the windows that became final and of those that late events or cases changed, then the episodes."""
+        late: dict[str, pl.DataFrame] = {}
+        for state in self.streams.values():
+            state.attendance.segments = []
+        for one in rows:
+            late[one.rollup] = self._take(one)
+        for state in self.streams.values():
+            self._take_cases(state, [e for e in events if e.stream == state.stream.name and e.events is not None])
+        found: list[pl.DataFrame] = []
+        for name, state in self.streams.items():
+            before, state.watermark = state.watermark, max(state.watermark, watermarks.get(name, NEVER))
+            for table in state.tables:
+                found += self._advance(state, table, late, before, state.watermark, revision)
+        found += self._composites(found, revision)
+        step = self._judge(found, revision) if judge else Step(_joined(found))
+        self._forget()
+        return step
+
+    def close(self, revision: int) -> Step:
+        """End of a finite input (rule 9): tumbling and calendar windows that are still open close for the places with
+        data, `degraded`, reason `input_ended`; stored and not judged."""
+        found: list[pl.DataFrame] = []
+        for state in self.streams.values():
+            for table in state.tables:
+                if not tumbling(table.window) or state.watermark == NEVER:
+                    continue
+                last = state.attendance.presence.last
+                newest = max(int(last.max()) if len(last) else NEVER, NEVER)
+                if newest == NEVER:
+                    continue
+                wanted = ends(table.window, state.watermark, next_end(table.window, newest, self.city.zone), self.city.zone)
+                if wanted:
+                    levels = table.compute(wanted, with_data=True)
+                    found += self._publish(table.members, levels, revision, None, "input_ended")
+        return Step(_joined(found))
+
+    def provisional(self, open_rows: Iterable[Rows]) -> pl.DataFrame:
+        """Readings of the windows that are still open, with what is grouped so far; never stored, never judged (rule 19)."""
+        found: list[pl.DataFrame] = []
+        rows = {one.rollup: one.rows for one in open_rows}
+        for state in self.streams.values():
+            if state.watermark == NEVER:
+                continue
+            for table in state.tables:
+                if isinstance(table, PaneTable) and table.rollup.name in rows:
+                    more = rows[table.rollup.name]
+                    wanted = [next_end(table.window, state.watermark, self.city.zone)]
+                    levels = table.compute(wanted, more, with_data=True)
+                    found += self._publish(table.members, levels, 0, None, "provisional")
+        return _joined(found)
+
+    # ------------------------------------------------------------ what came
+    def _take(self, one: Rows) -> pl.DataFrame:
+        """Takes rows of a rollup in; returns the late ones."""
+        for state in self.streams.values():
+            memory = state.memories.get(one.rollup)
+            if memory is not None:
+                changed = memory.add(one.rows)
+                is_late = changed["late"]
+                places, panes = changed["place"].to_numpy().astype(np.int64), changed["pane_start"].to_numpy()
+                if not state.stream.lifecycle:
+                    state.attendance.add(places, panes, panes[~is_late.to_numpy()])
+                # Rows that are not late may still touch windows that are final when a transport repeats rows.
+                return changed if memory.repeats else changed.filter(is_late)
+        return one.rows.clear()
+
+    def _take_cases(self, state: _StreamState, blocks: list[Stamped]) -> None:
+        if state.book is None:
+            return
+        names = state.tree.registry.ids
+        frames = [b.events.with_columns(pl.Series(names, dtype=pl.String).gather(b.events["place"]).alias("place")) for b in blocks if b.events is not None]
+        for b in blocks:
+            assert b.events is not None
+            places, t = b.events["place"].to_numpy().astype(np.int64), b.events["t"].to_numpy()
+            panes = t // 60_000 * 60_000
+            state.attendance.add(places, panes, panes[~b.events["late"].to_numpy()])
+        changed = state.book.merge(pl.concat(frames)) if frames else state.book.cases([])
+        for table in state.tables:
+            if isinstance(table, CaseTable | StockTable):
+                table.merge(changed)
+
+    # ------------------------------------------------------------ windows
+    def _advance(
+        self, state: _StreamState, table: Table, late: Mapping[str, pl.DataFrame], before: int, now: int, revision: int
+    ) -> list[pl.DataFrame]:
+        zone = self.city.zone
+        if now == NEVER or state.attendance.since == -NEVER and not len(state.attendance.presence.first) and not len(state.tree.configured):
+            return []
+        touched = pl.DataFrame(schema={"place": pl.UInt32, "window_end": pl.Int64})
+        if before > NEVER:
+            came = late.get(table.rollup.name) if isinstance(table, PaneTable) else None
+            if isinstance(table, PaneTable):
+                touched = table.touched(came, before) if came is not None else touched
+            else:
+                touched = table.touched(before)
+            touched = pl.concat([touched, state.attendance.appeared(table.window, before, zone)]).unique()
+        since = before if before > NEVER else self._first(state, table)
+        fresh = ends(table.window, since, now, zone) if since < now else []
+        wanted = sorted({*touched["window_end"].to_list(), *fresh})
+        if not wanted:
+            return []
+        levels = table.compute(wanted)
+        return self._publish(table.members, levels, revision, touched if len(touched) else None, None, set(fresh))
+
+    def _first(self, state: _StreamState, table: Table) -> int:
+        """Before the first step: no window that ends at or before the oldest thing known can have a cell."""
+        first = state.attendance.presence.first
+        oldest = [int(first.min())] if len(first) else []
+        oldest += [run[0] for runs in state.attendance.presence.older.values() for run in runs]
+        return min([*oldest, state.attendance.since])
+
+    def _publish(
+        self,
+        members: Sequence[Indicator],
+        levels: dict[str, Levels],
+        revision: int,
+        touched: pl.DataFrame | None,
+        mark: str | None,
+        fresh: set[int] | None = None,
+    ) -> list[pl.DataFrame]:
+        """Cells as readings, derived indicators included; of windows that were final before only the touched places."""
+        stream = members[0].stream
+        assert stream is not None
+        tree = self.streams[stream.name].tree
+        everything = list(members)
+        for indicator in self.derived:
+            if indicator.id not in levels and all(x in levels for x in indicator.inputs):
+                assert isinstance(indicator.kind, Derived)
+                depth = len(levels[indicator.inputs[0]])
+                levels[indicator.id] = [derive(indicator.kind, {x: levels[x][k] for x in indicator.inputs}) for k in range(depth)]
+                everything.append(indicator)
+        out = []
+        for indicator in everything:
+            allowed = indicator.kind.levels if isinstance(indicator.kind, Panes | Derived) else ()
+            affected = touched.rename({"place": "code"}) if touched is not None else None
+            for level, kind in enumerate(tree.levels):
+                if level and affected is not None:
+                    affected = affected.with_columns(tree.parents(level - 1).gather(affected["code"]).alias("code")).unique()
+                if allowed and kind not in allowed:
+                    continue
+                cells = levels[indicator.id][level]
+                if affected is not None and fresh is not None:
+                    is_fresh = pl.col("window_end").is_in(list(fresh))
+                    cells = pl.concat([cells.filter(is_fresh), cells.filter(~is_fresh).join(affected, on=KEY, how="semi")])
+                if len(cells):
+                    out.append(self._readings(indicator, kind, tree.names(level).gather(cells["code"]), cells, revision, mark))
+        return out
+
+    def _readings(
+        self, indicator: Indicator, kind: str, places: pl.Series, cells: pl.DataFrame, revision: int, mark: str | None
+    ) -> pl.DataFrame:
+        reason = pl.coalesce("reason", "caution") if mark is None else pl.when(pl.col("samples") > 0).then(pl.lit(mark))
+        named = {c: getattr(indicator.kind, c, c) for c in ("num", "den")}
+        ratio = {c: (pl.col(n) if n in cells.columns else pl.lit(None, dtype=pl.Int64)) for c, n in named.items()}
+        some = pl.col("samples") > 0
+        frame = cells.with_columns(reason.alias("_why"))
+        detail = detail_json(frame["detail"] if "detail" in frame.columns else None, frame["_why"])
+        return frame.select(
+            pl.lit(indicator.id).alias("indicator"),
+            pl.lit(indicator.method_id).alias("method_id"),
+            pl.lit(kind).alias("place_kind"),
+            places.alias("place"),
+            "window_start",
+            "window_end",
+            "value",
+            pl.lit(indicator.unit).alias("unit"),
+            pl.when(pl.col("_why").is_not_null())
+            .then(pl.lit("degraded"))
+            .when(some)
+            .then(pl.lit("ok"))
+            .otherwise(pl.lit("no_data"))
+            .alias("state"),
+            completeness(frame["got"], frame["expected"]),
+            "samples",
+            *(pl.when(some).then(ratio[c]).cast(pl.Int64).alias(c) for c in ("num", "den")),
+            detail.alias("detail"),
+            "as_of",
+            pl.lit(revision, dtype=pl.Int64).alias("revision"),
+        )
+
+    def _composites(self, found: list[pl.DataFrame], revision: int) -> list[pl.DataFrame]:
+        if not self.composites or not self.streams:
+            return []
+        by_id: dict[str, list[pl.DataFrame]] = {}
+        for frame in found:
+            by_id.setdefault(frame["indicator"][0], []).append(frame)
+        readings = {name: pl.concat(frames) for name, frames in by_id.items()}
+        watermark = min(state.watermark for state in self.streams.values())
+        out = []
+        for table in self.composites:
+            cells = table.step(readings, watermark, self.remember_ms)
+            if len(cells):
+                opened = pl.Series([start(table.window, end, self.city.zone) for end in cells["window_end"]], dtype=pl.Int64)
+                detail = pl.Series([{"scores": s} for s in cells["scores"].to_list()], dtype=pl.Object)
+                cells = cells.drop("scores").with_columns(opened.alias("window_start"), pl.lit(None, dtype=pl.String).alias("caution"), detail.alias("detail"))
+                for kind in cells["place_kind"].unique(maintain_order=True):
+                    mine = cells.filter(pl.col("place_kind") == kind)
+                    out.append(self._readings(table.indicator, kind, mine["place"], mine, revision, None))
+        return out
+
+    # ------------------------------------------------------------ episodes
+    def _judge(self, found: list[pl.DataFrame], revision: int) -> Step:
+        transitions: list[Transition] = []
+        for indicator_id, rules in self.rules.items():
+            if indicator_id not in self.order:
+                continue
+            indicator = self.indicators[self.order[indicator_id]]
+            mine = [f for f in found if f["indicator"][0] == indicator_id]
+            until = self._final(indicator)
+            if until == NEVER:
+                continue
+            for rule in rules:
+                cells = [f.select("place", "window_end", "value") for f in mine if f["place_kind"][0] == rule.place_kind]
+                frame = pl.concat(cells) if cells else NO_CELLS
+                last = self.episodes.last_end(rule)
+                if last is None and frame.is_empty():
+                    continue
+                oldest = int(frame["window_end"].min()) if len(frame) else until  # type: ignore[arg-type]
+                fresh = ends(indicator.window, oldest - 1 if last is None else last, until, self.city.zone)
+                first = self.judged_from.get(rule.name)
+                if first is not None and oldest < first:  # a late event made cells before the first window judged
+                    fresh = ends(indicator.window, oldest - 1, first - 1, self.city.zone) + fresh
+                if fresh or len(frame):
+                    self.judged_from[rule.name] = min(first or oldest, oldest)
+                    transitions += self.episodes.step(rule, fresh, frame, until, last)
+        return Step(_joined(found), self.episodes.episodes(revision), tuple(transitions))
+
+    def _final(self, indicator: Indicator) -> int:
+        if indicator.stream is not None:
+            state = self.streams.get(indicator.stream.name)
+            return state.watermark if state else NEVER
+        if isinstance(indicator.kind, Composite):
+            return min((state.watermark for state in self.streams.values()), default=NEVER)
+        return self._final(self.indicators[self.order[indicator.inputs[0]]])
+
+    def _forget(self) -> None:
+        """Panes that no coming window needs go; with them what only corrections of old windows would read."""
+        if not self.evicts:
+            return
+        for state in self.streams.values():
+            for name, memory in state.memories.items():
+                reach = max(t.reach_ms for t in state.tables if isinstance(t, PaneTable) and t.rollup.name == name)
+                if state.watermark > NEVER:
+                    memory.evict(state.watermark - reach, state.watermark - reach - self.remember_ms)
+
+
+def completeness(got: pl.Series, expected: pl.Series) -> pl.Series:
+    """floor(10^4 * got / expected) / 10^4, null without an expectation (rule 21)."""
+    floored = (10_000 * got // expected).fill_null(-1).to_numpy()
+    # numpy divides; Polars multiplies by the reciprocal of a constant, which is one ulp off for some.
+    return pl.Series("completeness", np.where(floored < 0, np.nan, floored / 10_000)).fill_nan(None)
+
+
+def _joined(found: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    return pl.concat(found) if found else NO_READINGS

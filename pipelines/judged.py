@@ -1,0 +1,134 @@
+"""What a rule remembers of the windows that it has judged, so that a correction can be judged again (rule 29).
+
+One byte per place and window (its class), and the values themselves where they matter: beyond a threshold, or of a
+place with something open. A quiet value that a correction makes matter later is not known any more (`value` is None).
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.automaton import MISSING, QUIET
+
+Codes = npt.NDArray[np.int64]
+Classes = npt.NDArray[np.uint8]
+Values = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+
+class Window:
+    """One window end of all places: classes by place code, and the kept values with their codes, ascending."""
+
+    __slots__ = ("classes", "codes", "end", "packed", "values")
+
+    def __init__(self, end: int, classes: Classes, codes: Codes, values: Values) -> None:
+        self.end, self.classes, self.codes, self.values = end, classes, codes, values
+        self.packed: list[str | int] | None = None
+
+    def seen(self, code: int) -> int:
+        return int(self.classes[code]) if code < self.classes.size else MISSING
+
+    def value(self, code: int) -> float | None:
+        at = int(np.searchsorted(self.codes, code))
+        if at == self.codes.size or self.codes[at] != code or np.isnan(self.values[at]):
+            return None
+        return float(self.values[at])
+
+    def correct(self, codes: Codes, classes: Classes, values: Values) -> Codes:
+        """Takes corrected cells; returns the codes whose class changed."""
+        self.packed = None
+        if codes.size and codes.max() >= self.classes.size:
+            self.classes = np.pad(self.classes, (0, int(codes.max()) + 1 - self.classes.size))
+        changed: Codes = codes[self.classes[codes] != classes]
+        self.classes[codes] = classes
+        keep = ~np.isin(self.codes, codes)
+        merged = np.concatenate([self.codes[keep], codes])
+        order = np.argsort(merged, kind="stable")
+        self.codes, self.values = merged[order], np.concatenate([self.values[keep], values])[order]
+        return changed
+
+
+class Judged:
+    """The remembered windows of one rule, by end."""
+
+    def __init__(self) -> None:
+        self.ends: list[int] = []
+        self._windows: dict[int, Window] = {}
+
+    def __contains__(self, end: int) -> bool:
+        return end in self._windows
+
+    def add(self, end: int, classes: Classes, values: Values, kept: Mask) -> None:
+        """A judged window of all places by code; `values` of places beyond a threshold or in `kept` are remembered."""
+        codes = np.flatnonzero((classes > QUIET) | kept)
+        self._put(Window(end, classes.copy(), codes, values[codes]))
+
+    def add_empty(self, end: int) -> None:
+        """A window in which no place has a cell."""
+        self._put(Window(end, np.zeros(0, np.uint8), np.zeros(0, np.int64), np.zeros(0)))
+
+    def _put(self, window: Window) -> None:
+        insort(self.ends, window.end)
+        self._windows[window.end] = window
+
+    def correct(self, end: int, codes: Codes, classes: Classes, values: Values) -> Codes:
+        return self._windows[end].correct(codes, classes, values)
+
+    def walk(self, code: int, after: int) -> Iterator[tuple[int, int, int]]:
+        """(end, ms since the end before, class) of one place, for the windows that end later than `after`."""
+        first = bisect_right(self.ends, after)
+        before = self.ends[first - 1] if first else None
+        for end in self.ends[first:]:
+            yield end, 0 if before is None else end - before, self._windows[end].seen(code)
+            before = end
+
+    def value(self, code: int, end: int) -> float | None:
+        """The value of a place at a window end; None where there is none, or it was quiet and is not remembered."""
+        return self._windows[end].value(code) if end in self._windows else None
+
+    def newest_value(self, code: int, after: int, until: int) -> float | None:
+        """The last value in windows that end in [after, until]."""
+        for end in reversed(self.ends[bisect_left(self.ends, after) : bisect_right(self.ends, until)]):
+            if self._windows[end].seen(code) >= QUIET:
+                return self._windows[end].value(code)
+        return None
+
+    def forget(self, until: int) -> None:
+        """Drops the windows that end at or before `until`."""
+        count = bisect_right(self.ends, until)
+        for end in self.ends[:count]:
+            del self._windows[end]
+        del self.ends[:count]
+
+    def dump(self) -> list[list[str | int]]:
+        """Plain data; a window is packed once, and again only after a correction."""
+        out = []
+        for end in self.ends:
+            window = self._windows[end]
+            if window.packed is None:
+                arrays = (window.classes, window.codes.astype("<i8"), window.values.astype("<f8"))
+                window.packed = [end, *(base64.b85encode(zlib.compress(x.tobytes(), 1)).decode() for x in arrays)]
+            out.append(window.packed)
+        return out
+
+    def load(self, dumped: list[list[Any]]) -> None:
+        for end, *texts in dumped:
+            classes, codes, values = (zlib.decompress(base64.b85decode(x)) for x in texts)
+            self._put(
+                Window(
+                    end,
+                    np.frombuffer(classes, np.uint8).copy(),
+                    np.frombuffer(codes, "<i8").astype(np.int64),
+                    np.frombuffer(values, "<f8").astype(np.float64),
+                )
+            )
+
+
+__all__ = ["Judged"]

@@ -1,0 +1,110 @@
+"""Codes for the places of a block of events, and the only limit on how many places a stream may have (rule 10)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from pipelines.model import PlaceRegistry
+
+Codes = npt.NDArray[np.uint32]
+Index = npt.NDArray[np.int64]
+
+OTHER: Final = "__other__"
+"""The site that stands for all sites beyond `max_places`."""
+MISSING: Final = 0xFFFFFFFF
+SPARE: Final = 64
+"""Places registered since the Enum was made; as many as it has itself and these, and it is made anew."""
+
+
+class Places:
+    """Gives every site its code; sites unknown to the configuration keep their id while there are fewer than `max_places`."""
+
+    def __init__(self, registry: PlaceRegistry, configured: Iterable[str], max_places: int) -> None:
+        configured = list(configured)
+        for place in configured:
+            registry.code(place)
+        self.registry, self.max_places = registry, max_places
+        self.unknown = len(registry.known.keys() - set(configured) - {OTHER})
+        self._forget()
+
+    def _forget(self) -> None:
+        self._enum = pl.Enum(self.registry.ids)
+        self._coded: tuple[Any, pl.Series, Codes] | None = None
+
+    def __getstate__(self) -> tuple[PlaceRegistry, int, int]:
+        return self.registry, self.max_places, self.unknown
+
+    def __setstate__(self, state: tuple[PlaceRegistry, int, int]) -> None:
+        self.registry, self.max_places, self.unknown = state
+        self._forget()
+
+    def encode(self, columns: Sequence[pl.Series], ranks: Sequence[Index]) -> list[Codes]:
+        """The codes of each column. New sites are admitted by rank, then by column and row: the order of the log.
+
+        Columns are String, Categorical or Enum without nulls (ValueError).
+        """
+        for column in columns:
+            if column.null_count():
+                raise ValueError(f"{column.null_count()} events have no place; a decoder must refuse them (null_value)")
+        codes = [self._look_up(column) for column in columns]
+        firsts: list[tuple[int, int, int, str]] = []
+        for k, (column, rank) in enumerate(zip(columns, ranks, strict=True)):
+            missing = np.flatnonzero(codes[k] == MISSING)
+            if len(missing):
+                distinct = pl.DataFrame({"row": missing, "place": column.gather(missing).cast(pl.String)})
+                rows = distinct.unique("place", keep="first", maintain_order=True)
+                firsts += [(int(rank[row]), k, row, place) for row, place in rows.iter_rows()]
+        if firsts:
+            given = {place: self._admit(place) for _, _, _, place in sorted(firsts)}
+            for k in {k for _, k, _, _ in firsts}:
+                codes[k] = self._fill_in(columns[k], codes[k], given)
+        return codes
+
+    def _admit(self, place: str) -> int:
+        """The code of a site that has none in the caches, `__other__`'s once there are too many."""
+        if place in self.registry.known:
+            return self.registry.known[place]
+        if self.unknown < self.max_places:
+            self.unknown += 1
+            return self.registry.code(place)
+        return self.registry.code(OTHER)
+
+    def _look_up(self, column: pl.Series) -> Codes:
+        """Codes by the caches, MISSING where they do not know a site."""
+        if column.dtype == pl.String:
+            if len(self.registry.ids) > 2 * len(self._enum.categories) + SPARE:
+                self._enum = pl.Enum(self.registry.ids)
+            cast = column.cast(self._enum, strict=False).to_physical().cast(pl.UInt32)
+            return cast.fill_null(MISSING).to_numpy()
+        physical: Codes = column.to_physical().to_numpy()
+        codes: Codes = self._remap(column, physical)[physical]
+        return codes
+
+    def _remap(self, column: pl.Series, physical: Codes) -> Codes:
+        """Registry code by physical code of a Categorical or Enum; valid while a series of that type is kept alive."""
+        if self._coded is None or self._coded[0] != column.dtype:
+            self._coded = (column.dtype, column.head(1), np.zeros(0, dtype=np.uint32))
+        dtype, alive, known = self._coded
+        size = int(physical.max(initial=0)) + 1
+        if size > len(known):
+            grown = np.full(max(size, 2 * len(known)), MISSING, dtype=np.uint32)
+            grown[: len(known)] = known
+            self._coded = (dtype, alive, grown)
+            return grown
+        return known
+
+    def _fill_in(self, column: pl.Series, codes: Codes, given: dict[str, int]) -> Codes:
+        missing = np.flatnonzero(codes == MISSING)
+        names = column.gather(missing).cast(pl.String)
+        found = names.replace_strict(list(given), list(given.values()), return_dtype=pl.UInt32).to_numpy()
+        codes = codes.copy()
+        codes[missing] = found
+        if column.dtype != pl.String:
+            physical: Codes = column.to_physical().to_numpy()
+            self._remap(column, physical)[physical[missing]] = found
+        return codes

@@ -1,0 +1,86 @@
+"""Who was present when: which cells exist (rule 20)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from pipelines.place_tree import Ints
+
+NO_RUN: Final = -(1 << 62)
+
+
+class Presence:
+    """From when to when each place had events, as runs without a gap longer than `retire_after`.
+
+    A window [start, end) has a cell at a place iff an event lies in [start - retire_after, end). Since that interval is
+    longer than any gap inside a run, a run (first, last) has a cell iff first < end and last >= start - retire_after.
+    """
+
+    def __init__(self, retire_after_ms: int) -> None:
+        self.retire_after = retire_after_ms
+        self.first: Ints = np.zeros(0, dtype=np.int64)
+        self.last: Ints = np.zeros(0, dtype=np.int64)
+        self.older: dict[int, list[tuple[int, int]]] = {}
+        """Earlier runs of the few places that have more than one."""
+
+    def runs(self, place: int) -> list[tuple[int, int]]:
+        latest = [(int(self.first[place]), int(self.last[place]))] if place < len(self.first) else []
+        return [*self.older.get(place, ()), *(r for r in latest if r[1] != NO_RUN)]
+
+    def add(self, places: Ints, panes: Ints) -> list[tuple[int, int, int]]:
+        """Adds events (place code, pane start); returns the segments (place, first, last) outside the known runs."""
+        if not len(places):
+            return []
+        if (top := int(places.max()) + 1) > len(self.first):
+            more = max(top, 2 * len(self.first)) - len(self.first)
+            self.first = np.concatenate([self.first, np.full(more, -NO_RUN, dtype=np.int64)])
+            self.last = np.concatenate([self.last, np.full(more, NO_RUN, dtype=np.int64)])
+        order = np.lexsort((panes, places))
+        places, panes = places[order], panes[order]
+        cut = np.flatnonzero((places[1:] != places[:-1]) | (panes[1:] - panes[:-1] > self.retire_after)) + 1
+        begin, stop = np.concatenate([[0], cut]), np.concatenate([cut, [len(places)]]) - 1
+        place, lo, hi = places[begin], panes[begin], panes[stop]
+        outside = (lo < self.first[place]) | (hi > self.last[place])
+        changed = list(zip(place[outside].tolist(), lo[outside].tolist(), hi[outside].tolist(), strict=True))
+        plain = (lo <= self.last[place] + self.retire_after) & (hi >= self.first[place] - self.retire_after)
+        plain |= self.last[place] == NO_RUN
+        repeated = np.concatenate([[False], place[1:] == place[:-1]])
+        plain &= ~repeated & ~np.concatenate([repeated[1:], [False]])
+        if self.older:
+            plain &= ~np.isin(place, np.fromiter(self.older, dtype=np.int64))
+        at = place[plain]
+        self.first[at] = np.minimum(self.first[at], lo[plain])
+        self.last[at] = np.maximum(self.last[at], hi[plain])
+        for p, a, b in zip(place[~plain].tolist(), lo[~plain].tolist(), hi[~plain].tolist(), strict=True):
+            self._merge(p, a, b)
+        return changed
+
+    def _merge(self, place: int, lo: int, hi: int) -> None:
+        merged: list[tuple[int, int]] = []
+        for a, b in sorted([*self.runs(place), (lo, hi)]):
+            if merged and a - merged[-1][1] <= self.retire_after:
+                merged[-1] = (merged[-1][0], max(b, merged[-1][1]))
+            else:
+                merged.append((a, b))
+        self.first[place], self.last[place] = merged.pop()
+        if merged:
+            self.older[place] = merged
+        else:
+            self.older.pop(place, None)
+
+    def cells(self, opened: Ints, closed: Ints, configured: Ints, since: int) -> tuple[Ints, Ints]:
+        """Pairs (place code, index of the window) that exist. Configured places also exist in every window that ends
+        after `since`, the start of the stream's first on-time pane."""
+        known = max(len(self.first), int(configured.max()) + 1 if len(configured) else 0)
+        exists = np.zeros((known, len(closed)), dtype=bool)
+        n = len(self.first)
+        exists[:n] = (self.first[:, None] < closed) & (self.last[:, None] >= opened - self.retire_after)
+        for place, runs in self.older.items():
+            for a, b in runs:
+                exists[place] |= (a < closed) & (b >= opened - self.retire_after)
+        if len(configured):
+            exists[np.ix_(configured, closed > since)] = True
+        places, windows = np.nonzero(exists)
+        return places, windows

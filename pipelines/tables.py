@@ -1,0 +1,272 @@
+"""What the brain knows of one stream: its panes or cases, who was present, and up to where its windows are final.
+
+A table answers two questions: which windows are touched by what just came (`touched`), and what the cells of given
+windows are (`compute`). It decides nothing about publication: that is the brain's part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import polars as pl
+
+from pipelines.cells import KEY, Formula, climb, climb_buckets, formula, grid, join_aggregates, site_aggregates
+from pipelines.indicator import Cases, Indicator, Panes, Stock
+from pipelines.model import NEVER
+from pipelines.panes import PaneMemory
+from pipelines.place_tree import Ints, PlaceTree
+from pipelines.presence import Presence
+from pipelines.rollup import Rollup
+from pipelines.streams import Stream
+from pipelines.windows import Slide, Window, ends, reach_ms, spread, start
+
+MOST_CELLS = 2_000_000
+"""Cells computed in one go; more windows than this are taken in several."""
+COARSE = pl.when(pl.col("coarse") > 0).then(pl.lit("coarse_time"))
+Levels = list[pl.DataFrame]
+TOUCHED = {"place": pl.UInt32, "window_end": pl.Int64}
+
+
+class Attendance:
+    """Presence of a stream's places and the start of its first on-time pane (rule 20), shared by its tables."""
+
+    def __init__(self, stream: Stream, tree: PlaceTree) -> None:
+        self.stream, self.tree = stream, tree
+        self.presence = Presence(stream.retire_after_ms)
+        self.since = -NEVER
+        self.segments: list[tuple[int, int, int]] = []
+        """Runs of places outside what was known before the running step."""
+
+    def add(self, places: Ints, panes: Ints, on_time: Ints) -> None:
+        self.segments += self.presence.add(places, panes)
+        if self.since == -NEVER and len(on_time):
+            self.since = int(on_time.min())
+
+    def cells(self, window: Window, wanted: list[int], zone: str, pane_ms: int) -> Iterable[tuple[list[int], pl.DataFrame]]:
+        """The site cells that exist in the wanted windows, in portions of windows."""
+        configured = self.tree.configured
+        many = max(1, MOST_CELLS // max(1, len(self.presence.first), len(configured)))
+        for k in range(0, len(wanted), many):
+            portion = wanted[k : k + many]
+            closed = np.array(portion, dtype=np.int64)
+            opened = np.array([start(window, end, zone) for end in portion], dtype=np.int64)
+            places, windows = self.presence.cells(opened, closed, configured, self.since)
+            yield portion, grid(places, opened[windows], closed[windows], self.tree, pane_ms)
+
+    def appeared(self, window: Window, until: int, zone: str) -> pl.DataFrame:
+        """Windows up to `until` that may have gained a cell because a place was present earlier than known."""
+        places: list[int] = []
+        closed: list[int] = []
+        for place, lo, hi in self.segments:
+            if lo < until:
+                reach = hi + self.stream.retire_after_ms + reach_ms(window)
+                gained = ends(window, lo, min(until, reach), zone)
+                closed += gained
+                places += [place] * len(gained)
+        return pl.DataFrame({"place": places, "window_end": closed}, schema=TOUCHED)
+
+
+def hit(rows: pl.DataFrame, window: Window, until: int, zone: str, lookback_ms: int) -> pl.DataFrame:
+    """(place, window_end) of the windows up to `until` in which rows with `place` and `pane_start` lie."""
+    rows = rows.select("place", "pane_start").unique()
+    if rows.is_empty() or int(rows["pane_start"].min()) >= until:  # type: ignore[arg-type]
+        return pl.DataFrame(schema=TOUCHED)
+    grid_ = ends(window, int(rows["pane_start"].min()), until, zone)  # type: ignore[arg-type]
+    return spread(rows, window, grid_, zone, lookback_ms).select("place", "window_end").unique()
+
+
+class PaneTable:
+    """Indicators over the panes of one rollup and one kind of window."""
+
+    def __init__(self, attendance: Attendance, rollup: Rollup, memory: PaneMemory, members: Sequence[Indicator], zone: str) -> None:
+        self.attendance, self.tree, self.rollup, self.memory = attendance, attendance.tree, rollup, memory
+        self.window, self.zone = members[0].window, zone
+        # Indicators that look back see more panes than their window; they are grouped apart.
+        self.groups: dict[int, list[Indicator]] = {}
+        for indicator in members:
+            assert isinstance(indicator.kind, Panes)
+            self.groups.setdefault(indicator.kind.lookback_ms, []).append(indicator)
+        self.members = [i for group in self.groups.values() for i in group]
+
+    @property
+    def reach_ms(self) -> int:
+        return reach_ms(self.window) + max(self.groups)
+
+    def touched(self, late: pl.DataFrame, until: int) -> pl.DataFrame:
+        return hit(late, self.window, until, self.zone, max(self.groups))
+
+    def compute(self, wanted: list[int], more: pl.DataFrame | None = None, with_data: bool = False) -> dict[str, Levels]:
+        """Cells of every level by indicator; `more` are provisional rows, counted as well; `with_data` leaves out the
+        sites whose windows are empty."""
+        parts: dict[str, list[Levels]] = {i.id: [] for i in self.members}
+        for portion, cells in self.attendance.cells(self.window, wanted, self.zone, self.rollup.pane_ms):
+            for lookback, group in self.groups.items():
+                rows = self.memory.read(start(self.window, portion[0], self.zone) - lookback, portion[-1])
+                if more is not None:
+                    rows = pl.concat([rows, more.select(self.memory.columns)])
+                names = sorted({a for i in group if isinstance(i.kind, Panes) for a in i.kind.attributes})
+                rows = spread(self.tree.with_attributes(rows, names), self.window, portion, self.zone, lookback)
+                joined = join_aggregates(cells, site_aggregates(group, rows))
+                if with_data:
+                    joined = joined.filter(pl.col("samples") > 0)
+                for indicator in group:
+                    parts[indicator.id].append(self._levels(indicator, joined, rows))
+        return {name: _stack(found) for name, found in parts.items()}
+
+    def _levels(self, indicator: Indicator, joined: pl.DataFrame, rows: pl.DataFrame) -> Levels:
+        kind = indicator.kind
+        assert isinstance(kind, Panes)
+        how = formula(indicator, kind)
+        aggregates = [e.meta.output_name() for e in kind.aggregate]
+        partials = [e.meta.output_name() for e in kind.partial] or aggregates
+        common = [*KEY, "window_start", "samples", "got", "expected", "as_of"]
+        if kind.by_bucket:
+            buckets = rows.rename({"place": "code"}).group_by([*KEY, "bucket"]).agg(kind.aggregate)
+            buckets = buckets.with_columns(kind.partial).select(*KEY, "bucket", *partials)
+            ratio = [c for c in (kind.num, kind.den) if c in partials]
+            return climb_buckets(self.tree, how, joined.select(common), buckets, ratio)
+        sites = joined.select(*common, *(pl.col(f"{indicator.id}/{a}").alias(a) for a in aggregates))
+        sites = sites.with_columns(kind.partial).select(*common, *partials)
+        return climb(self.tree, how, sites, partials)
+
+
+class CaseTable:
+    """One lifecycle indicator: decisions of cases, counted in the windows in which they were taken (rule 22)."""
+
+    def __init__(self, attendance: Attendance, indicator: Indicator, zone: str) -> None:
+        assert isinstance(indicator.kind, Cases)
+        self.attendance, self.tree, self.indicator, self.kind = attendance, attendance.tree, indicator, indicator.kind
+        self.window, self.zone, self.members = indicator.window, zone, [indicator]
+        self.how = Formula(self.kind.value, caution=COARSE, min_samples=indicator.min_samples)
+        self.facts = pl.DataFrame(
+            schema={"case_id": pl.String, "place": pl.UInt32, "pane_start": pl.Int64, "num": pl.Int64, "den": pl.Int64,
+                    "as_of": pl.Int64, "coarse": pl.Int64}  # fmt: skip
+        )
+        self.changed = self.facts
+
+    def merge(self, cases: pl.DataFrame) -> None:
+        """Takes changed cases in, and remembers which decisions changed."""
+        if cases.is_empty():
+            self.changed = self.facts.clear()
+            return
+        found = self.kind.facts(cases, self.zone)
+        coarse = pl.col("coarse").fill_null(False).cast(pl.Int64) if "coarse" in found.columns else pl.lit(0, dtype=pl.Int64)
+        codes = pl.Series("place", [self.tree.registry.code(p) for p in found["place"]], dtype=pl.UInt32)
+        new = found.with_columns(codes, coarse.alias("coarse"), pl.col("t").alias("pane_start")).select(self.facts.columns)
+        mine = pl.col("case_id").is_in(cases["case_id"].to_list())
+        old = self.facts.filter(mine)
+        both = pl.concat([old, new])
+        self.changed = both.filter(~both.is_duplicated())
+        self.facts = pl.concat([self.facts.filter(~mine), new]) if len(old) else pl.concat([self.facts, new])
+
+    def touched(self, until: int) -> pl.DataFrame:
+        return hit(self.changed, self.window, until, self.zone, 0)
+
+    def compute(self, wanted: list[int], more: pl.DataFrame | None = None, with_data: bool = False) -> dict[str, Levels]:
+        parts = []
+        for portion, cells in self.attendance.cells(self.window, wanted, self.zone, self.kind.pane_ms):
+            inside = pl.col("pane_start").is_between(start(self.window, portion[0], self.zone), portion[-1], closed="left")
+            rows = spread(self.facts.filter(inside), self.window, portion, self.zone)
+            sums = rows.group_by(["place", "window_end"]).agg(
+                pl.col("num").sum(), pl.col("den").sum(), pl.col("coarse").sum(), pl.col("as_of").max(),
+                pl.col("den").sum().alias("samples"), pl.lit(0, dtype=pl.Int64).alias("got"),
+            )  # fmt: skip
+            sites = join_aggregates(cells, sums).with_columns(pl.lit(None, dtype=pl.Int64).alias("expected"))
+            if with_data:
+                sites = sites.filter(pl.col("samples") > 0)
+            parts.append(climb(self.tree, self.how, sites, ["num", "den", "coarse"]))
+        return {self.indicator.id: _stack(parts)}
+
+
+class StockTable:
+    """One stock indicator: what is open, and of that what is marked, in the last millisecond of each window (rule 23)."""
+
+    def __init__(self, attendance: Attendance, indicator: Indicator, zone: str) -> None:
+        assert isinstance(indicator.kind, Stock) and isinstance(indicator.window, Slide)
+        self.attendance, self.tree, self.indicator, self.kind = attendance, attendance.tree, indicator, indicator.kind
+        self.window, self.zone, self.members = indicator.window, zone, [indicator]
+        self.how = Formula(
+            self.kind.value, reason=pl.when(pl.col("den") == 0).then(pl.lit("none_open")), min_samples=0
+        )
+        self.spans = pl.DataFrame(
+            schema={"case_id": pl.String, "place": pl.UInt32, "opened": pl.Int64, "closed": pl.Int64, "marked": pl.Int64}
+        )
+        self.changed = self.spans
+
+    def merge(self, cases: pl.DataFrame) -> None:
+        if cases.is_empty():
+            self.changed = self.spans.clear()
+            return
+        found = self.kind.intervals(cases, self.zone)
+        codes = pl.Series("place", [self.tree.registry.code(p) for p in found["place"]], dtype=pl.UInt32)
+        marked = pl.when(pl.col("marked") < pl.col("closed").fill_null(-NEVER)).then(pl.max_horizontal("marked", "opened"))
+        new = found.with_columns(codes, marked.alias("marked")).select(self.spans.columns)
+        mine = pl.col("case_id").is_in(cases["case_id"].to_list())
+        both = pl.concat([self.spans.filter(mine), new])
+        self.changed = both.filter(~both.is_duplicated())
+        self.spans = pl.concat([self.spans.filter(~mine), new])
+
+    def touched(self, until: int) -> pl.DataFrame:
+        """Every window from the first instant at which a changed case differs from what was known."""
+        changed = self.changed.with_columns(pl.min_horizontal("opened", "closed", "marked").alias("from"))
+        if changed.is_empty():
+            return pl.DataFrame(schema=TOUCHED)
+        differing = []
+        for (_,), pair in changed.group_by("case_id"):
+            differing.append((pair["place"].to_list(), _first_difference(pair)))
+        places: list[int] = []
+        closed: list[int] = []
+        for codes, since in differing:
+            if since < until:
+                gained = ends(self.window, since, until, self.zone)
+                for code in set(codes):
+                    closed += gained
+                    places += [code] * len(gained)
+        return pl.DataFrame({"place": places, "window_end": closed}, schema=TOUCHED).unique()
+
+    def compute(self, wanted: list[int], more: pl.DataFrame | None = None, with_data: bool = False) -> dict[str, Levels]:
+        parts = []
+        for _, cells in self.attendance.cells(self.window, wanted, self.zone, self.window.step_ms):
+            counted = [cells.clear()]
+            for (code,), mine in cells.group_by("code"):
+                at = mine["window_end"].to_numpy() - 1
+                spans = self.spans.filter(pl.col("place") == code)
+                gone = spans.filter(pl.col("marked").is_not_null())
+                opened, closed, marked, unmarked = (
+                    np.sort(s.drop_nulls().to_numpy()) for s in (spans["opened"], spans["closed"], gone["marked"], gone["closed"])
+                )
+                a, b = np.searchsorted(opened, at, side="right"), np.searchsorted(closed, at, side="right")
+                c, d = np.searchsorted(marked, at, side="right"), np.searchsorted(unmarked, at, side="right")
+                newest = np.maximum(np.append(opened, NEVER)[a - 1], np.append(closed, NEVER)[b - 1])
+                newest = np.where(a > 0, newest, NEVER)
+                counted.append(
+                    mine.with_columns(
+                        pl.Series("num", c - d, dtype=pl.Int64), pl.Series("den", a - b, dtype=pl.Int64),
+                        pl.Series("as_of", newest, dtype=pl.Int64).replace(NEVER, None),
+                    )  # fmt: skip
+                )
+            sites = pl.concat(counted, how="diagonal").with_columns(
+                pl.col("den").alias("samples"), pl.lit(0, dtype=pl.Int64).alias("got"), pl.lit(None, dtype=pl.Int64).alias("expected")
+            )
+            if with_data:
+                sites = sites.filter(pl.col("samples") > 0)
+            parts.append(climb(self.tree, self.how, sites, ["num", "den"]))
+        return {self.indicator.id: _stack(parts)}
+
+
+def _first_difference(pair: pl.DataFrame) -> int:
+    """The earliest instant at which two versions of a case differ (one version: its opening)."""
+    if len(pair) == 1:
+        return int(pair["opened"].min())  # type: ignore[arg-type]
+    if pair["place"].n_unique() > 1:
+        return int(pair["opened"].min())  # type: ignore[arg-type]
+    instants = [x for c in ("opened", "closed", "marked") if pair[c].n_unique() > 1 for x in pair[c].to_list() if x is not None]
+    return min(instants)
+
+
+def _stack(parts: list[Levels]) -> Levels:
+    return [pl.concat(level) for level in zip(*parts, strict=True)] if len(parts) != 1 else parts[0]
+
+
+Table = PaneTable | CaseTable | StockTable

@@ -1,0 +1,137 @@
+"""The store: keyed tables on a ClickHouse server or in an embedded chDB folder, one sink for both (rules 31 and 33)."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+
+import polars as pl
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from pipelines.rollup import Rollup
+from pipelines.streams import Stream
+from sinks.connection import Address, Connection, explained, transient
+from sinks.ddl import FIXED, Table, quoted, tables_of
+from sinks.frames import pieces, stored
+from sinks.migrations import migrate, migrations
+from sinks.reader import Reader
+
+
+class ClickHouseSink(Reader):
+    """Writes and reads the tables of one city.
+
+    `dsn` is `chdb:///abs/dir` (made if it is missing; one process owns it, StoreOwned otherwise) or
+    `http(s)://user:password@host:port/database`. Call `migrate` once before writing.
+
+    `write` may be called from several threads (they take turns); reads go through connections of their own.
+    `keep_revisions` stops the merging of parts for as long as this process runs, so that no revision of a key goes
+    and no merge competes with a replay: for a store that lives for one run. `fsync=False` is for measurements.
+    `patience_s` is for how long a write is sent again while the store answers that it cannot now.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        rollups: Iterable[Rollup] = (),
+        streams: Iterable[Stream] = (),
+        *,
+        keep_revisions: bool = False,
+        fsync: bool = True,
+        patience_s: float = 10.0,
+    ) -> None:
+        super().__init__(Address.of(dsn), tables_of(rollups, streams))
+        self.keep_revisions = keep_revisions
+        self.fsync = fsync
+        self.patience_s = patience_s
+        self._writer = Connection(self.address)
+        self._turn = threading.Lock()
+
+    def migrate(self) -> tuple[str, ...]:
+        """Brings the store to this version's schema; returns what was done, a line each (rule 16: also what was set
+        aside). Raises StoreOwned, StoreNewer, StoreDamaged, StoreError."""
+        generated = [t for t in self.tables.values() if t not in FIXED]
+        with self._turn:
+            self._ensure_database()
+            try:
+                done = migrate(self._writer, migrations(fsync=self.fsync), generated, fsync=self.fsync)
+                if self.keep_revisions:
+                    for table in self.tables:
+                        self._writer.command(f"SYSTEM STOP MERGES {quoted(table)}")
+                return done
+            except ClickHouseError as error:
+                raise explained(error, self.address, "setting up the store") from error
+
+    def write(self, table: str, frame: pl.DataFrame) -> None:
+        """Writes a frame (times as Int64 UTC ms); durable when it returns, and harmless when it is repeated.
+
+        Raises LookupError (no such table), FrameRefused (nothing was written), StoreError (write it again, whole).
+        """
+        declared = self._declared(table)
+        ready = stored(declared, frame)
+        with self._turn:
+            for piece in pieces(declared, ready):
+                self._insert(declared, piece)
+
+    def drop_before(self, table: str, before_ms: int) -> int:
+        """Drops the monthly partitions of a table that lie wholly before that time (rule 26); returns how many."""
+        declared = self._declared(table)
+        if declared.month is None:
+            raise ValueError(f"table {table!r} is not partitioned by time; nothing of it is dropped")
+        names = self.query(
+            "SELECT DISTINCT partition FROM system.parts WHERE active AND database = {database:String}"
+            " AND table = {table:String} AND toUInt32OrZero(partition)"
+            " < toYYYYMM(fromUnixTimestamp64Milli({before:Int64}, 'UTC'))",
+            {"database": self.address.database, "table": table, "before": before_ms},
+        )
+        with self._turn:
+            for (name,) in names.iter_rows():
+                self._writer.command(f"ALTER TABLE {quoted(table)} DROP PARTITION {int(name)}")
+        return len(names)
+
+    def close(self) -> None:
+        """Waits for the write that is under way and lets go of the store; other processes may open it."""
+        with self._turn:
+            self._writer.close()
+        super().close()
+
+    def __enter__(self) -> ClickHouseSink:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _declared(self, name: str) -> Table:
+        if name not in self.tables:
+            near = difflib.get_close_matches(name, self.tables, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise LookupError(f"there is no table {name!r}; there are {', '.join(self.tables)}.{hint}")
+        return self.tables[name]
+
+    def _insert(self, table: Table, frame: pl.DataFrame) -> None:
+        give_up = time.monotonic() + self.patience_s
+        pause = 0.1
+        while True:
+            try:
+                return self._writer.insert(quoted(table.name), frame)
+            except (ClickHouseError, OSError) as error:
+                if not transient(error) or time.monotonic() + pause > give_up:
+                    raise explained(error, self.address, f"writing {len(frame)} rows of {table.name}") from error
+            time.sleep(pause)
+            pause = min(2 * pause, 5.0)
+
+    def _ensure_database(self) -> None:
+        name = self.address.database
+        if name == "default":
+            return
+        connection = Connection(replace(self.address, database="default"))
+        try:
+            known = "SELECT count() FROM system.databases WHERE name = {name:String}"
+            if not connection.query(known, {"name": name}).item():
+                connection.command(f"CREATE DATABASE IF NOT EXISTS {quoted(name)}")
+        except ClickHouseError as error:
+            raise explained(error, self.address, f"making the database {name}") from error
+        finally:
+            connection.close()

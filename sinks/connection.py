@@ -1,0 +1,227 @@
+"""One connection to a ClickHouse server or an embedded chDB store, through clickhouse-connect alone.
+
+What it guards against was measured: a chDB handle gives the rows of a failed query to the next one (so a connection
+that saw an error is opened again), the driver stages inserts in the temporary folder (so that is put on the store's
+volume), a second opener is refused without a reason (so the lock is tried first and its holder named), and a server
+session refuses parallel use (so there is none).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import clickhouse_connect
+import polars as pl
+from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError, OperationalError
+
+from sinks.errors import StoreError, StoreOwned
+
+QUERY_S: Final = 60
+"""No query runs longer: a signal is seen only when the native call returns."""
+TRANSIENT: Final = frozenset((3, 107, 159, 202, 203, 209, 210, 241, 242, 252, 285, 319, 425, 999))
+STAGING: Final = "staging"
+OF_A_STORE: Final = frozenset(("status", "metadata", "store"))
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a store is: `chdb:///abs/dir[?database=x]`, or `http(s)://user:password@host:port/database`."""
+
+    dsn: str
+    path: Path | None
+    database: str
+
+    @classmethod
+    def of(cls, dsn: str) -> Address:
+        url = urlsplit(dsn)
+        if url.scheme == "chdb":
+            if url.netloc or not url.path.startswith("/") or url.path == "/":
+                raise StoreError(f"{dsn!r} is no store; an embedded one is an absolute folder: chdb:///abs/dir")
+            database = parse_qs(url.query).get("database", ["default"])[0]
+            return cls(dsn, Path(unquote(url.path)), _database(database))
+        if url.scheme in ("http", "https") and url.hostname:
+            return cls(dsn, None, _database(unquote(url.path.strip("/")) or "default"))
+        raise StoreError(
+            f"{url.scheme or dsn!r} is no kind of store; use chdb:///abs/dir or http(s)://user:password@host:port/database"
+        )
+
+    @property
+    def shown(self) -> str:
+        """For messages: without user and password."""
+        if self.path is not None:
+            return str(self.path)
+        url = urlsplit(self.dsn)
+        return f"{url.scheme}://{url.hostname}{f':{url.port}' if url.port else ''}/{self.database}"
+
+
+def _database(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise StoreError(f"{name!r} is no database name; use letters, digits and _")
+    return name
+
+
+class Connection:
+    """Opens on first use and again after any error. Not for two threads at once."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._client: Any = None
+
+    def query(
+        self, sql: str, parameters: Mapping[str, object] | None = None, *, seconds: int = QUERY_S
+    ) -> pl.DataFrame:
+        """The result as a frame, times as Int64 ms. `parameters` are bound by the server, `{name:Type}` in the text."""
+        with self._open() as client:
+            settings = {"max_execution_time": seconds}
+            frame: pl.DataFrame = client.query_df_arrow(
+                sql, parameters=dict(parameters or {}), settings=settings, dataframe_library="polars"
+            )
+        times = [name for name, dtype in frame.schema.items() if isinstance(dtype, pl.Datetime)]
+        return frame.with_columns(pl.col(times).dt.cast_time_unit("ms").to_physical()) if times else frame
+
+    def command(self, sql: str) -> None:
+        with self._open() as client:
+            client.command(sql)
+
+    def insert(self, table: str, frame: pl.DataFrame) -> None:
+        """One Arrow insert. Keys that are in it twice are left to reading (FINAL): folding them costs a third more."""
+        with self._open() as client, self._staged():
+            client.insert_df_arrow(table, frame, settings={"optimize_on_insert": 0})
+
+    def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
+        if self._client is None:
+            self._client = _client(self.address)
+        try:
+            yield self._client
+        except BaseException:
+            self.close()
+            raise
+
+    @contextmanager
+    def _staged(self) -> Iterator[None]:
+        """The driver writes every chDB insert to a temporary file first."""
+        if self.address.path is None:
+            yield
+            return
+        before = tempfile.tempdir
+        tempfile.tempdir = str(self.address.path / STAGING)
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
+
+
+def transient(error: BaseException) -> bool:
+    """Whether the same insert may succeed if it is sent again."""
+    if isinstance(error, OperationalError) and error.code is None:
+        return True
+    # Code 252 has two meanings, and one of them is for ever.
+    return (
+        isinstance(error, DatabaseError)
+        and error.code in TRANSIENT
+        and "partitions for single INSERT" not in str(error)
+    )
+
+
+def explained(error: Exception, address: Address, doing: str) -> StoreError:
+    """A store error that says what failed and what to do about it."""
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    todo = "the frame was not acknowledged and may be written again"
+    if getattr(error, "code", None) == 243 or (isinstance(error, OSError) and error.errno == 28):
+        todo = "the disk is full: free some space, then go on; " + todo
+    return StoreError(f"{doing} at {address.shown} failed: {text}; {todo}")
+
+
+def _client(address: Address) -> Any:
+    if address.path is not None:
+        return _embedded(address.path, address)
+    try:
+        return clickhouse_connect.get_client(
+            dsn=address.dsn,
+            database=address.database,
+            autogenerate_session_id=False,
+            connect_timeout=5,
+            send_receive_timeout=QUERY_S + 10,
+            compress="lz4",
+            tz_mode="aware",
+            show_clickhouse_errors="scrub",
+        )
+    except (ClickHouseError, OSError) as error:
+        raise StoreError(
+            f"no ClickHouse server answers at {address.shown}: {str(error).strip()}; check that it runs, "
+            f"the port (HTTP: 8123 or 8443), user and password, and that the database exists"
+        ) from error
+
+
+def _embedded(path: Path, address: Address) -> Any:
+    _prepare(path)
+    try:
+        return clickhouse_connect.get_client(
+            interface="chdb", path=str(path), database=address.database, tz_mode="aware", show_clickhouse_errors=True
+        )
+    except ClickHouseError as error:
+        text = str(error)
+        if other := re.search(r"already initialized with path '([^']*)'", text):
+            raise StoreError(
+                f"this process has the store {other[1]} open and cannot open {path} as well; close the first one"
+            ) from error
+        if "EmbeddedServer" in text or "Cannot lock" in text:
+            raise StoreOwned(str(path), _owner(path)) from error
+        raise StoreError(f"the store {path} cannot be opened: {text.strip()}") from error
+
+
+def _prepare(path: Path) -> None:
+    """The folder, made if it is missing; refuses one that holds something else, and one that another process owns."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        inside = {entry.name for entry in path.iterdir()} - {STAGING}
+        if inside and not inside & OF_A_STORE:
+            raise StoreError(f"the folder {path} is not empty and holds no store; give an empty or a new one")
+        staging = path / STAGING
+        if _locked(path):
+            pid = _owner(path)
+            if pid != os.getpid():
+                raise StoreOwned(str(path), pid)
+        elif staging.is_dir():
+            for left in staging.iterdir():
+                left.unlink()
+        staging.mkdir(exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"the store {path} cannot be made or read: {error}; check the path and who owns it") from error
+
+
+def _locked(path: Path) -> bool:
+    """Whether some process holds the store (chDB keeps a flock on `status`)."""
+    try:
+        file = (path / "status").open("rb")
+    except FileNotFoundError:
+        return False
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def _owner(path: Path) -> int | None:
+    try:
+        found = re.search(r"PID:\s*(\d+)", (path / "status").read_text(errors="replace"))
+    except OSError:
+        return None
+    return int(found[1]) if found else None

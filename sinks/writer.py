@@ -1,0 +1,94 @@
+"""One thread that writes, a bounded queue before it: reading and computing go on while the store works."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Sequence
+
+import polars as pl
+
+from pipelines.model import Sink
+from sinks.errors import StoreError
+
+Batch = Sequence[tuple[str, pl.DataFrame]]
+"""Frames of one step, written in this order."""
+
+
+class StoreThread:
+    """Writes batches in the order of `submit`, on one thread.
+
+    `submit` blocks while `depth` batches wait (back-pressure). The first error, of whatever kind, ends the writing: the
+    batch that failed and those after it are not acknowledged, and the next `submit`, `flush` or `close` raises it,
+    every time. What `flush` returned from is durable. `busy_s` is the time spent in the sink so far.
+    """
+
+    def __init__(self, sink: Sink, depth: int = 2) -> None:
+        if depth < 1:
+            raise ValueError(f"depth is {depth}; a queue holds at least one batch")
+        self._sink = sink
+        self._queue: queue.Queue[Batch | None] = queue.Queue(depth)
+        self._error: BaseException | None = None
+        self._lost = 0
+        self._closed = False
+        self.busy_s = 0.0
+        self._thread = threading.Thread(target=self._run, name="store", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        return self._queue.qsize()
+
+    def submit(self, batch: Batch) -> None:
+        """Hands a batch over; raises StoreError when an earlier one failed or the thread was closed."""
+        self._check()
+        if self._closed:
+            raise StoreError("the store's writer was closed; nothing more is written")
+        self._queue.put(batch)
+
+    def flush(self) -> None:
+        """Waits until everything submitted is durable; raises StoreError when it is not."""
+        self._queue.join()
+        self._check()
+
+    def close(self) -> None:
+        """Writes what is left, ends the thread (not the sink), and raises what `flush` would."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+            self._thread.join()
+        self._check()
+
+    def __enter__(self) -> StoreThread:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.close()
+        except StoreError:
+            # An error that is already on its way tells more than that the store failed as well.
+            if kind is None:
+                raise
+
+    def _check(self) -> None:
+        if self._error is not None:
+            more = f"; {self._lost} more batches after it were not written" if self._lost else ""
+            raise StoreError(f"writing to the store failed: {self._error}{more}") from self._error
+
+    def _run(self) -> None:
+        while (batch := self._queue.get()) is not None:
+            started = time.perf_counter()
+            try:
+                if self._error is not None:
+                    self._lost += 1
+                    continue
+                for table, frame in batch:
+                    self._sink.write(table, frame)
+            except BaseException as error:
+                # Polars panics are no Exceptions; whatever it is, the caller has to hear of it.
+                self._error = error
+            finally:
+                self.busy_s += time.perf_counter() - started
+                self._queue.task_done()
+        self._queue.task_done()

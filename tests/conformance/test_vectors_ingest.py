@@ -1,0 +1,216 @@
+"""Rules 4 to 11: ingest's log, refused records, counters and watermark equal the golden ones, whatever its blocks."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import random
+from collections import Counter
+from dataclasses import replace
+from functools import cache
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pipelines.dedup import SeenKeys
+from pipelines.event_id import event_ids
+from pipelines.file_order import FileOrder
+from pipelines.ingest import Ingest, Input
+from pipelines.input_clock import InputClock
+from pipelines.model import NEVER, DeadLetter, Decoded, PlaceRegistry, Stamped
+from pipelines.watermark import LiveWatermark
+from tests.conformance.toy import DEMO, RANDOM_CASES, golden, model
+
+Case = dict[str, Any]
+SCHEMA = {"record": pl.Int64, "index": pl.Int32, "t": pl.Int64, "id": pl.String, "place": pl.String}
+SCHEMA |= {"value": pl.Int64, "weight": pl.Int64}
+
+
+@cache
+def generated(n: int = RANDOM_CASES, first: int = 1) -> list[tuple[str, Case]]:
+    """Generated cases with what the model's ingest makes of them; its slow part, the readings, is not needed here."""
+    out = []
+    for seed in range(first, first + n):
+        case = json.loads(json.dumps(model().generate(seed)))
+        cfg = model().configure(case)
+        done = model().ingest(case, cfg)
+        largest = max(i.M for i in done.inputs.values())
+        last = {part: NEVER for part in cfg.parts} | {r["part"]: NEVER if r["wm"] is None else r["wm"] for r in done.log}
+        watermark = min(last.values())
+        if not cfg.live and largest > NEVER:
+            watermark = max(largest // 60_000 * 60_000 + 60_000, cfg.until)
+        expected = {"log": done.log, "refused": done.refused, "counters": done.counters}
+        out.append((f"random {seed}", case | {"expected": expected | {"watermark": None if watermark == NEVER else watermark}}))
+    return out
+
+
+def decode(name: str, records: list[tuple[int, dict[str, Any]]], rnd: random.Random) -> tuple[Decoded, dict[int, str]]:
+    """What a decoder would make of some records of an input; and the vectors' id of every hash."""
+    good: list[dict[str, Any]] = []
+    bad: list[DeadLetter] = []
+    for k, r in records:
+        integers = all(isinstance(r[x], int) for x in ("t", "value", "weight"))
+        if not integers or not -1000 <= r["value"] <= 100_000 or not 0 <= r["weight"] <= 1000:
+            bad.append(DeadLetter(name, str(k + 1), "demo", "wrong_type", "", ""))
+        else:
+            good.append({x: r[x] for x in ("t", "id", "place", "value", "weight")} | {"record": k + 1, "index": 0})
+            good[-1]["arrival"] = r.get("arrival", r.get("at"))
+    frame = pl.DataFrame(good, schema=SCHEMA | {"arrival": pl.Int64}, orient="row")
+    texts = frame["id"].to_list()
+    hashed = event_ids(frame, DEMO)
+    kind = rnd.choice([pl.String, pl.Categorical, pl.Enum(frame["place"].unique().sort())])
+    frame = frame.with_columns(hashed, pl.col("place").cast(kind))
+    if not any("arrival" in r for _, r in records) and rnd.random() < 0.8:
+        frame = frame.drop("arrival")
+    return Decoded(name, "demo", frame, tuple(bad), records[-1][0] + 2, len(records)), dict(zip(hashed, texts, strict=True))
+
+
+class Run:
+    """Feeds a case to an ingest and collects what comes out, in the words of the vectors."""
+
+    def __init__(self, case: Case, rnd: random.Random, longest: int) -> None:
+        self.case, self.rnd, self.longest = case, rnd, longest
+        cfg = model().configure(case)
+        self.cfg, self.registry = cfg, PlaceRegistry()
+        stream = DEMO if cfg.dedup else replace(DEMO, dedup=None)
+        inputs = [
+            Input(name, i["part"], round(i["D"] * 1000) if "D" in i else None, i.get("joins", False))
+            for name, i in cfg.inputs.items()
+        ]
+        self.ingest = Ingest(
+            stream,
+            inputs,
+            live=cfg.live,
+            registry=self.registry,
+            configured=cfg.places,
+            max_places=cfg.max_places,
+            start=cfg.origin,
+            disorder_ms=cfg.D,
+            horizon_ms=cfg.H,
+            future_ms=cfg.F,
+            jump_ms=cfg.J,
+            max_lag_ms=cfg.max_lag,
+            idle_timeout_ms=cfg.idle_timeout,
+        )
+        self.texts: dict[int, str] = {}
+        self.log: dict[str, list[dict[str, Any]]] = {part: [] for part in cfg.parts}
+        self.places: list[str] = []
+        (self.live if cfg.live else self.files)()
+
+    def take(self, runs: list[Stamped]) -> None:
+        for run in runs:
+            log = self.log[run.part]
+            assert run.off == len(log)
+            if run.events is None:
+                log.append({"part": run.part, "off": run.off, "wm": run.last_wm})
+            else:
+                assert run.events.height and run.last_wm == run.events["wm"][-1]
+                assert run.events.columns == ["off", "t", "wm", "late", "id", "place", "value", "weight"]
+                log += [{"part": run.part} | r for r in run.events.to_dicts()]
+        if self.rnd.random() < 0.05:
+            self.ingest = pickle.loads(pickle.dumps(self.ingest))
+            self.registry = self.ingest.places.registry
+        c = self.ingest.counters
+        assert c["received"] == c["accepted"] + c["duplicate"] + c["rejected"] + c["quarantined"], "rule 11"
+        assert c["accepted"] == c["on_time"] + c["late"], "rule 11"
+
+    def push(self, name: str, records: list[tuple[int, dict[str, Any]]], now: int) -> None:
+        decoded, texts = decode(name, records, self.rnd)
+        self.texts |= texts
+        self.take(self.ingest.push(decoded, now))
+
+    def live(self) -> None:
+        inputs = self.case["input"]
+        script = [(r["at"], n, k, name, r) for n, name in enumerate(self.cfg.inputs) for k, r in enumerate(inputs.get(name, []))]
+        script = sorted(script + [(now, 99, 0, "", None) for now in self.case["clock"]], key=lambda x: x[:3])
+        for (now, _), group in groupby(script, key=lambda x: x[:2]):
+            batch: list[tuple[int, dict[str, Any]]] = []
+            for _, _, k, name, r in [*group, (0, 0, 0, "", {"control": ""})]:
+                flush = r is None or "control" in r or len(batch) >= self.longest
+                if flush and batch:
+                    self.push(last, batch, now)
+                    batch = []
+                if r is None:
+                    self.take(self.ingest.tick(now))
+                elif r.get("control") == "end":
+                    self.take(self.ingest.end(name, now))
+                elif r.get("control") == "join":
+                    self.ingest.join(name, now)
+                elif "control" not in r:
+                    batch.append((k, r))
+                    last = name
+
+    def files(self) -> None:
+        left = {name: list(enumerate(self.case["input"].get(name, []))) for name in self.cfg.inputs}
+        while (name := self.ingest.wanted()) is not None:
+            n = self.rnd.randint(1, self.longest)
+            if left[name]:
+                self.push(name, left[name][:n], self.cfg.origin)
+            left[name] = left[name][n:]
+            if not left[name] and self.rnd.random() < 0.8:
+                self.take(self.ingest.end(name, self.cfg.origin))
+
+    def found(self) -> dict[str, Any]:
+        log = [
+            {
+                **({k: r[k] for k in r if k not in ("id", "place", "wm")}),
+                "wm": None if r["wm"] == NEVER else r["wm"],
+                **({"place": self.registry.ids[r["place"]]} if "t" in r else {}),
+                **({"id": self.texts.get(r["id"], r["id"])} if "t" in r and self.cfg.dedup else {}),
+            }
+            for part in self.cfg.parts
+            for r in self.log[part]
+        ]
+        letters = [
+            {"input": x.source, "position": int(x.position) - 1, "why": x.kind} for x in self.ingest.dead_letters()
+        ]
+        watermark = self.ingest.watermark
+        if not self.cfg.live:
+            watermark = NEVER if self.ingest.largest == NEVER else max(self.ingest.largest // 60_000 * 60_000 + 60_000, self.cfg.until)
+        return {"log": log, "refused": letters, "counters": self.ingest.counters, "watermark": None if watermark == NEVER else watermark}
+
+
+def compare(cases: list[tuple[str, Case]], seed: int = 5) -> Counter[str]:
+    rnd, compared = random.Random(seed), Counter[str]()
+    for name, case in cases:
+        run = Run(case, rnd, rnd.choice([1, 2, 7, 1000, 1000]))
+        found, expected = run.found(), case["expected"]
+        for part in run.cfg.parts:
+            ours = [r for r in found["log"] if r["part"] == part]
+            theirs = [
+                {k: v for k, v in r.items() if k != "id" or run.cfg.dedup} for r in expected["log"] if r["part"] == part
+            ]
+            assert ours == theirs, f"{name}, {part}"
+            compared["records"] += sum("t" in r for r in ours)
+            compared["ticks"] += sum("t" not in r for r in ours)
+            compared["late"] += sum(r.get("late", False) for r in ours)
+        # Duplicates are counted, they make no dead letter.
+        position = lambda r: (r["input"], r["position"])  # noqa: E731
+        refused = sorted((r for r in expected["refused"] if r["why"] != "duplicate"), key=position)
+        assert sorted(found["refused"], key=position) == refused, name
+        assert found["counters"] == expected["counters"], name
+        assert found["watermark"] == expected["watermark"], name
+        # Sites get codes in the order of the log.
+        seen = dict.fromkeys([*run.cfg.places, *(r["place"] for r in expected["log"] if "t" in r)])
+        assert run.registry.ids == list(seen), name
+        compared["refused"] += len(refused)
+        compared["duplicate"] += found["counters"]["duplicate"]
+        compared["cases"] += 1
+        compared["live"] += run.cfg.live
+    return compared
+
+
+def test_golden_log() -> None:
+    compared = compare(golden())
+    print(f"golden: {dict(compared)}")
+    assert compared["cases"] >= 46 and compared["records"] > 200 and compared["refused"] and compared["duplicate"]
+
+
+def test_generated_log() -> None:
+    compared = compare(generated())
+    print(f"generated: {dict(compared)}")
+    assert compared["cases"] == 1000 and compared["records"] > 20_000 and compared["ticks"] > 10_000
+    assert compared["late"] > 1000 and compared["refused"] > 100 and compared["duplicate"] > 100
