@@ -11,7 +11,7 @@ from pathlib import Path
 from connectors.fields import Instant
 from connectors.files import FileSource
 from connectors.formats import Format
-from connectors.formats.arrow import Arrow
+from connectors.formats.arrow import ArrowIpc
 from connectors.formats.ndjson import Ndjson
 from connectors.mapping import Mapping, path_suffix, read_mapping
 from pipelines import catalogue
@@ -54,7 +54,7 @@ def named(value: str, folder: str, suffix: str, what: str) -> Path:
 
 
 def city_of(value: str) -> City:
-    return read_city(named(value, "cities", "", "city"), catalogue.IDS)
+    return read_city(named(value, "cities", "", "city"), catalogue.IDS, catalogue.STREAMS)
 
 
 def instant(text: str, option: str) -> int:
@@ -110,8 +110,8 @@ def resolve(
             near = difflib.get_close_matches(name, known, 1)
             raise UserError(f"{why}; streams are {', '.join(known)}." + (f" Did you mean {near[0]!r}?" if near else ""))
         declared = used.setdefault(name, known[name])
-        format_: Format = Arrow(declared) if path_suffix(path) in ARROW else Ndjson(declared)
-        attached.append(_attach(path, name, format_, disorder_ms))
+        format_: Format = ArrowIpc(declared) if path_suffix(path) in ARROW else Ndjson(declared)
+        attached.append(_attach(path, declared, format_, disorder_ms))
     return Inputs(city_of(city or "demo"), tuple(used.values()), tuple(attached))
 
 
@@ -121,7 +121,7 @@ def _mapped(paths: Sequence[Path], mapping: Mapping, city: str | None, disorder_
     mine = {(s.stream, s.id) for s in target.sites}
     sites = tuple(s for s in mapping.sites if (s.stream, s.id) not in mine)
     bound = mapping.disorder_ms if disorder_ms is None else disorder_ms
-    attached = tuple(_attach(p, mapping.stream.name, mapping.format(p), bound) for p in paths)
+    attached = tuple(_attach(p, mapping.stream, mapping.format(p), bound) for p in paths)
     return Inputs(replace(target, sites=(*target.sites, *sites)), (mapping.stream,), attached, mapping.order)
 
 
@@ -133,7 +133,7 @@ def _zone(mapping: Mapping) -> str:
     return next((z for z in zones if z), "UTC")
 
 
-def _attach(path: Path, stream: str, format_: Format, disorder_ms: int | None) -> Attached:
+def _attach(path: Path, stream: Stream, format_: Format, disorder_ms: int | None) -> Attached:
     source = FileSource(path, stream, format_)
-    return Attached(source, Input(source.input, f"files:{stream}", disorder_ms))
+    return Attached(source, Input(source.input, f"files:{stream.name}", disorder_ms))
 

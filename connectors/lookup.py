@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from connectors.decompressed import decompressed
 from connectors.fields import Cells, Field, Instant, Kind, Number, Words
 from connectors.formats.csv import CsvOptions, rows_of
 from connectors.formats.foreign import BLANKS
@@ -23,7 +24,6 @@ from connectors.mapping import (
     path_suffix,
     refuse_unknown,
 )
-from connectors.opened import opened
 from connectors.times import TimeFormat
 from connectors.units import UnitError, factor, is_count
 from pipelines.city import Site
@@ -69,7 +69,9 @@ class SideTable:
             self._fail('lookup: district needs "column" or "constant"')
         names = (str(table["column"]),) if "column" in table else ()
         values = {str(k): str(v) for k, v in table.get("values", {}).items()}
-        return Field("district", Words(), names, table.get("constant"), table.get("default"), values, table.get("other"))
+        return Field(
+            "district", Words(), names, table.get("constant"), table.get("default"), values, table.get("other")
+        )
 
     def _since(self, value: object) -> Field:
         """A text in ISO 8601 with its offset, or a column with its format and zone."""
@@ -120,14 +122,18 @@ class SideTable:
             if (folder / self.file).is_file():
                 return folder / self.file
         looked = ", ".join(str(p) for p in dict.fromkeys(places))
-        self._fail(f"lookup: file {self.file!r} is in none of {looked}; say where it is with --lookup FILE")
+        return self._fail(f"lookup: file {self.file!r} is in none of {looked}; say where it is with --lookup FILE")
 
     def sites(self, path: Path) -> tuple[Site, ...]:
         options = self.options
         if path_suffix(path) == ".tsv" and options.delimiter == ",":
             options = CsvOptions("\t", options.quoted, options.encoding, options.columns)
-        with opened(path) as file:
-            names, rows = rows_of(file.read(), options, str(path))
+        with decompressed(path)[0] as file:
+            content = file.read()
+        try:
+            names, rows = rows_of(content, options, str(path))
+        except ValueError as error:
+            raise MappingError(str(error)) from None
         fields = [self.key, *self.attributes, *([self.district] if self.district else [])]
         fields += [self.valid_from] if self.valid_from else []
         refuse_unknown(f"{self.where}: lookup in {path}", "column", (c for f in fields for c in f.columns), names)

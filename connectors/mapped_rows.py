@@ -26,10 +26,10 @@ CELL: Final = "cell:"
 
 
 class Refusal(NamedTuple):
-    """Why an event (or, with `index` None, a record) is refused."""
+    """Why an event (or, with `event` None, a record) is refused."""
 
     record: int
-    index: int | None
+    event: int | None
     why: Refused
 
 
@@ -126,7 +126,7 @@ class MappedRows:
         events = pl.concat(parts)
         if len(parts) > 1:
             events = events.sort(RECORD, INDEX)
-        refusals.sort(key=lambda r: (r.record, -1 if r.index is None else r.index))
+        refusals.sort(key=lambda r: (r.record, -1 if r.event is None else r.event))
         return self._finish(events), refusals
 
     def _branch_events(self, index: int, branch: Branch, cells: pl.DataFrame, out: list[Refusal]) -> pl.DataFrame:

@@ -10,15 +10,15 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import BinaryIO, Final, Literal
 
 from connectors.conditions import OPERATORS
+from connectors.decompressed import decompressed
 from connectors.formats import Format
 from connectors.formats.csv import CsvFormat, CsvOptions, header
 from connectors.formats.foreign import Foreign
 from connectors.formats.json_lines import JsonLinesFormat, first_keys
 from connectors.formats.parquet import ParquetFormat, columns
-from connectors.opened import opened
 from pipelines.city import Site
 from pipelines.streams import Stream
 
@@ -51,6 +51,7 @@ KEYS: Final[dict[str, tuple[str, ...]]] = {
     "lookup.attributes": ATTRIBUTE_KEYS,
 }
 """Every key, by the table it may stand in."""
+COMMAS: Final = CsvOptions()
 SUFFIXES: Final[dict[str, FormatName]] = {
     ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".stream": "csv",
     ".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "ndjson", ".parquet": "parquet", ".pq": "parquet",
@@ -86,7 +87,7 @@ class Mapping:
     stream: Stream
     foreign: Foreign
     format_name: FormatName | None = None
-    csv: CsvOptions = CsvOptions()
+    csv: CsvOptions = COMMAS
     disorder_ms: int | None = None
     """The mapping's own bound; None where the stream's holds."""
     sites: tuple[Site, ...] = ()
@@ -114,7 +115,7 @@ class Mapping:
         name = self.format_name or format_of(path)
         if name == "csv":
             options = self.csv if path_suffix(path) != ".tsv" else _tabs(self.csv)
-            with opened(path) as file:
+            with _content(path) as file:
                 names = header(file, options)
             self._columns(path, names)
             doubled = [c for c in self.columns if names.count(c) > 1]
@@ -122,10 +123,14 @@ class Mapping:
                 raise MappingError(f"{path}: column {doubled[0]!r} stands in the header twice")
             return CsvFormat(self.foreign, names, options)
         if name == "parquet":
-            with opened(path) as file:
+            with _content(path) as file:
+                if not file.seekable():
+                    raise MappingError(
+                        f"{path} is a compressed Parquet file; decompress it (Parquet compresses inside)"
+                    )
                 self._columns(path, columns(file))
             return ParquetFormat(self.foreign)
-        with opened(path) as file:
+        with _content(path) as file:
             keys = first_keys(file)
         rows = self.foreign.rows
         needed = [*rows.place.columns, *(rows.time.columns if rows.time else ())]
@@ -137,6 +142,13 @@ class Mapping:
         if not names:
             raise MappingError(f"{path} is empty: it has no header, so its columns are unknown")
         refuse_unknown(f"{self.path} for {path}", "column", self.columns, names)
+
+
+def _content(path: Path) -> BinaryIO:
+    try:
+        return decompressed(path)[0]
+    except OSError as error:
+        raise MappingError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _tabs(options: CsvOptions) -> CsvOptions:

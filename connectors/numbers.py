@@ -101,7 +101,7 @@ def _fits(values: pl.Series, numerator: int) -> bool:
 
 
 def _decimals(texts: pl.Series, by: Fraction, whole: bool) -> pl.Series:
-    """Int64 where the text is plain and the product fits into 64 bits; null elsewhere and, with `whole`, for fractions."""
+    """Int64 where the text is plain and the product fits 64 bits; null elsewhere, with `whole` for fractions too."""
     parts = texts.to_frame("x").select(pl.col("x").str.extract_groups(PLAIN)).unnest("x")
     after = parts["3"].fill_null("")
     longest = after.str.len_bytes().max()

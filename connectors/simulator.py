@@ -102,7 +102,8 @@ def det(minute: Minute, sites: list[Site], places: Places) -> Columns:
     n = len(sites)
     count = minute.rng.poisson(4 + 22 * minute.demand, n)
     speed = (700 - 350 * minute.demand + minute.rng.normal(0, 40, n)).clip(30, 1400).astype(np.int64)
-    occupancy = (count * 4.5e7 / (speed * MINUTE_MS / 36) * 100).clip(0, 9_900).astype(np.int64)
+    # A vehicle of 4.5 m covers the loop for 4.5 m / v; v is in 0.1 km/h, a minute has 60 s, the unit is 0.0001.
+    occupancy = (count * 4.5 * 36 / speed / 60 * 10_000).clip(0, 9_900).astype(np.int64)
     end = np.full(n, minute.start_ms + MINUTE_MS - 1)
     return {"t": end, "lane": places.ids, "duration_ms": np.full(n, MINUTE_MS), "count": count} | {
         "speed_dmh": speed,

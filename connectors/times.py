@@ -88,7 +88,9 @@ class TimeFormat:
         for part in re.split(r"(%.)", self.format):
             if part.startswith("%"):
                 if part not in DIRECTIVES:
-                    raise ValueError(f"directive {part!r} of format {self.format!r} is unknown; {', '.join(DIRECTIVES)}")
+                    raise ValueError(
+                        f"directive {part!r} of format {self.format!r} is unknown; {', '.join(DIRECTIVES)}"
+                    )
                 out.append(DIRECTIVES[part])
             else:
                 out.append(re.escape(part))
@@ -168,9 +170,11 @@ class TimeFormat:
         frame = pl.DataFrame({"v": local - shift, "ok": good & zoned})
         if zoned.all() or self.zone is None:
             return frame.select(pl.when("ok").then("v"))["v"]
-        wall = pl.DataFrame({"v": local, "ok": good & ~zoned}).select(pl.when("ok").then("v"))["v"].cast(pl.Datetime("ms"))
+        wall = (
+            pl.DataFrame({"v": local, "ok": good & ~zoned}).select(pl.when("ok").then("v"))["v"].cast(pl.Datetime("ms"))
+        )
         ambiguous = "null" if self.ambiguous == "refuse" else self.ambiguous
-        instant = wall.dt.replace_time_zone(self.zone, ambiguous=ambiguous, non_existent="null")  # type: ignore[arg-type]
+        instant = wall.dt.replace_time_zone(self.zone, ambiguous=ambiguous, non_existent="null")
         frame = frame.with_columns(instant.dt.epoch("ms").alias("w"))
         return frame.select(pl.when("ok").then("v").otherwise("w"))["v"]
 
@@ -222,10 +226,11 @@ _LENGTHS: Final = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
 
 
 def _ints(parts: dict[str, pl.Series], name: str, size: int) -> Ints:
-    """-1 where the text did not match; 0 for a part that the format lacks or the text leaves out."""
+    """0 for a part that the format lacks or the text leaves out."""
     if name not in parts:
         return np.zeros(size, dtype=np.int64)
-    return parts[name].cast(pl.Int64, strict=False).fill_null(0).to_numpy()
+    values: Ints = parts[name].cast(pl.Int64, strict=False).fill_null(0).to_numpy()
+    return values
 
 
 def _local_column(parts: dict[str, pl.Series]) -> tuple[Ints, Bools]:
@@ -262,7 +267,8 @@ def _days(year: Ints, month: Ints, day: Ints) -> Ints:
     era = y // 400
     of_era = y - era * 400
     of_year = (153 * (month + np.where(month > 2, -3, 9)) + 2) // 5 + day - 1
-    return era * 146_097 + of_era * 365 + of_era // 4 - of_era // 100 + of_year - 719_468
+    days: Ints = era * 146_097 + of_era * 365 + of_era // 4 - of_era // 100 + of_year - 719_468
+    return days
 
 
 def _offsets(texts: pl.Series) -> Ints:
@@ -274,4 +280,5 @@ def _offsets(texts: pl.Series) -> Ints:
     for text in known:
         delta = _fixed(text).utcoffset(None)
         values.append(int(delta.total_seconds()) * 1000)
-    return texts.replace_strict(known, values, default=0, return_dtype=pl.Int64).to_numpy()
+    east: Ints = texts.replace_strict(known, values, default=0, return_dtype=pl.Int64).to_numpy()
+    return east

@@ -10,9 +10,10 @@ import polars as pl
 
 from pipelines.indicator import Composite, Indicator, composite
 from pipelines.model import NEVER
-from pipelines.windows import Slide, ends
+from pipelines.windows import Slide, ends, spread
 
 PLACE = ["place_kind", "place"]
+WHERE = {"place_kind": pl.String, "place": pl.String, "window_end": pl.Int64}
 PART = {"place_kind": pl.String, "place": pl.String, "window_end": pl.Int64, "value": pl.Float64, "as_of": pl.Int64}
 
 
@@ -27,27 +28,30 @@ class CompositeTable:
 
     def step(self, readings: Mapping[str, pl.DataFrame], watermark: int, remember_ms: int) -> pl.DataFrame:
         """New and corrected cells: `place_kind, place, window_end, value, scores, samples, got, expected, as_of`."""
-        touched = [pl.DataFrame(schema={"place_kind": pl.String, "place": pl.String, "window_end": pl.Int64})]
+        touched = [pl.DataFrame(schema=WHERE)]
         for name, history in self.history.items():
             if name not in readings:
                 continue
             new = readings[name].filter(pl.col("place_kind").is_in(self.kind.levels)).select(list(PART))
             self.history[name] = pl.concat([history, new]).unique([*PLACE, "window_end"], keep="last", maintain_order=True)
-            touched.append(self._reached(new, watermark))
-        self.final = max(self.final, watermark)
+            touched.append(self._reached(new, NEVER, self.final))
+        if watermark > self.final:
+            touched += [self._reached(history, self.final, watermark) for history in self.history.values()]
+            self.final = watermark
         wanted = pl.concat(touched).unique()
         for name, history in self.history.items():
             horizon = self.final - self.kind.lag_ms - self.kind.validity_ms - remember_ms
             self.history[name] = history.filter(pl.col("window_end") >= horizon)
         return self._cells(wanted)
 
-    def _reached(self, new: pl.DataFrame, watermark: int) -> pl.DataFrame:
-        """The final T that readings reach: [window_end + lag, window_end + lag + validity)."""
-        rows = []
-        for kind, place, end in new.select(*PLACE, "window_end").unique().iter_rows():
-            since = end + self.kind.lag_ms
-            rows += [(kind, place, t) for t in ends(self.window, since - 1, min(since + self.kind.validity_ms - 1, watermark), "UTC")]
-        return pl.DataFrame(rows, schema={"place_kind": pl.String, "place": pl.String, "window_end": pl.Int64}, orient="row")
+    def _reached(self, readings: pl.DataFrame, after: int, until: int) -> pl.DataFrame:
+        """The T in (after, until] that readings reach: from window_end + lag on, for the validity."""
+        if readings.is_empty():
+            return pl.DataFrame(schema=WHERE)
+        since = readings["window_end"] + self.kind.lag_ms
+        grid = ends(self.window, max(after, int(since.min()) - 1), until, "UTC")  # type: ignore[arg-type]
+        rows = readings.select(*PLACE, (since - 1).alias("pane_start"))
+        return spread(rows, Slide(self.kind.validity_ms, self.window.step_ms), grid, "UTC").select(list(WHERE)).unique()
 
     def _cells(self, wanted: pl.DataFrame) -> pl.DataFrame:
         base = wanted.with_columns(at=pl.col("window_end") - self.kind.lag_ms).sort("at")

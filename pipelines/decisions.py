@@ -143,21 +143,22 @@ def open_between(
 ) -> Facts:
     """Intervals from `opened` to the first of `closed` (null = still open), counted in the numerator from `marked` on.
 
-    Open at T is opened <= T and not closed by T, so a case closed before it was opened never is. `marked` is an
-    instant (null = never); before `opened` it means from the start. `as_of` is `opened`: of an open case nothing
-    later was used.
+    Open at T is opened <= T and not closed by T, so a case closed before or as it was opened is never open and has no
+    interval: whoever counts openings and closings may subtract them. `marked` is an instant (null = never); before
+    `opened` it means from the start. `as_of` is `opened`: of an open case nothing later was used.
     """
     _check(stream, (opened, *closed), where, *(() if marked is None else marked.meta.root_names()))
     instant = pl.lit(None, dtype=pl.Int64) if marked is None else marked
 
     def intervals(cases: pl.DataFrame, zone: str) -> pl.DataFrame:
         cases = _anchored(stream, cases, opened, where)
-        counted = cases.with_columns(instant.alias("instant"))
+        cases = cases.with_columns(pl.min_horizontal(closed).alias("closed"), instant.alias("instant"))
+        counted = cases.filter(pl.col("closed").is_null() | (pl.col("closed") > pl.col(opened)))
         return counted.select(
             "case_id",
             "place",
             pl.col(opened).alias("opened"),
-            pl.min_horizontal(closed).alias("closed"),
+            "closed",
             pl.when(pl.col("instant").is_not_null()).then(pl.max_horizontal(opened, "instant")).alias("marked"),
             pl.col(opened).alias("as_of"),
         ).cast(INTERVALS)  # type: ignore[arg-type]

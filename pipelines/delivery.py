@@ -281,7 +281,7 @@ class Run:
         stream = self.streams[block.stream].stream
         columns = [c.name for c in stream.columns]
         return block.events.select(
-            *columns, "t", "off", "late", self._names(stream.name, block.events["place"]),
+            *columns, "t", "off", self._names(stream.name, block.events["place"]),
             pl.lit(block.part).alias("part"), pl.lit(number, dtype=pl.Int64).alias("step"),
         )  # fmt: skip
 

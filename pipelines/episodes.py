@@ -107,7 +107,10 @@ class EpisodeBook:
         return [transition for x in self._outdated for transition in x.end()]
 
     def episodes(self, revision: int) -> pl.DataFrame:
-        """Rows (EPISODES_SCHEMA) of the episodes that changed since the last call, each with this revision."""
+        """Rows (EPISODES_SCHEMA) of the episodes that changed since the last call, each with this revision.
+
+        To be called every few steps: an episode is not forgotten before its row was handed out.
+        """
         rows = []
         for of_rule in (*self._rules.values(), *self._outdated):
             for episode in of_rule:

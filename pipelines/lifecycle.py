@@ -11,7 +11,7 @@ marks for every permutation and repetition of its events, and everything that a 
   so up to an instant (the channel before the delivery).
 
 Filters are for the readers of merged cases, never for events. Memory: 29 bytes a mark and about 150 a case: 420 bytes
-for a case with four milestones, its place and four attributes.
+for a case with four milestones, its place and four attributes (resident about twice that while it grows).
 """
 
 from __future__ import annotations

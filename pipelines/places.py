@@ -79,8 +79,10 @@ class Places:
         if column.dtype == pl.String:
             if len(self.registry.ids) > 2 * len(self._enum.categories) + SPARE:
                 self._enum = pl.Enum(self.registry.ids)
-            cast = column.cast(self._enum, strict=False).to_physical().cast(pl.UInt32)
-            return cast.fill_null(MISSING).to_numpy()
+            cast = column.cast(self._enum, strict=False).to_physical()
+            if cast.null_count():
+                return cast.cast(pl.UInt32).fill_null(MISSING).to_numpy()
+            return cast.to_numpy().astype(np.uint32)
         physical: Codes = column.to_physical().to_numpy()
         codes: Codes = self._remap(column, physical)[physical]
         return codes

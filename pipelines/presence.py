@@ -29,10 +29,10 @@ class Presence:
         latest = [(int(self.first[place]), int(self.last[place]))] if place < len(self.first) else []
         return [*self.older.get(place, ()), *(r for r in latest if r[1] != NO_RUN)]
 
-    def add(self, places: Ints, panes: Ints) -> list[tuple[int, int, int]]:
-        """Adds events (place code, pane start); returns the segments (place, first, last) outside the known runs."""
+    def add(self, places: Ints, panes: Ints) -> Ints:
+        """Adds events (place code, pane start); returns the segments (rows of place, first, last) outside the known runs."""
         if not len(places):
-            return []
+            return np.zeros((0, 3), dtype=np.int64)
         if (top := int(places.max()) + 1) > len(self.first):
             more = max(top, 2 * len(self.first)) - len(self.first)
             self.first = np.concatenate([self.first, np.full(more, -NO_RUN, dtype=np.int64)])
@@ -43,7 +43,7 @@ class Presence:
         begin, stop = np.concatenate([[0], cut]), np.concatenate([cut, [len(places)]]) - 1
         place, lo, hi = places[begin], panes[begin], panes[stop]
         outside = (lo < self.first[place]) | (hi > self.last[place])
-        changed = list(zip(place[outside].tolist(), lo[outside].tolist(), hi[outside].tolist(), strict=True))
+        changed = np.stack([place[outside], lo[outside], hi[outside]], axis=1)
         plain = (lo <= self.last[place] + self.retire_after) & (hi >= self.first[place] - self.retire_after)
         plain |= self.last[place] == NO_RUN
         repeated = np.concatenate([[False], place[1:] == place[:-1]])

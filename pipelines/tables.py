@@ -35,11 +35,11 @@ class Attendance:
         self.stream, self.tree = stream, tree
         self.presence = Presence(stream.retire_after_ms)
         self.since = -NEVER
-        self.segments: list[tuple[int, int, int]] = []
-        """Runs of places outside what was known before the running step."""
+        self.segments: list[Ints] = []
+        """Runs of places (place, first, last) outside what was known before the running step."""
 
     def add(self, places: Ints, panes: Ints, on_time: Ints) -> None:
-        self.segments += self.presence.add(places, panes)
+        self.segments.append(self.presence.add(places, panes))
         if self.since == -NEVER and len(on_time):
             self.since = int(on_time.min())
 
@@ -58,8 +58,8 @@ class Attendance:
         """Windows up to `until` that may have gained a cell because a place was present earlier than known."""
         places: list[int] = []
         closed: list[int] = []
-        for place, lo, hi in self.segments:
-            if lo < until:
+        for segments in self.segments:
+            for place, lo, hi in segments[segments[:, 1] < until].tolist():
                 reach = hi + self.stream.retire_after_ms + reach_ms(window)
                 gained = ends(window, lo, min(until, reach), zone)
                 closed += gained

@@ -272,8 +272,9 @@ class RuleEpisodes:
             value,
         )
         episode.seq, episode.state, episode.level, episode.dirty = episode.seq + 1, entry.state, entry.level, True
-        if value is not None:
-            episode.last_value = value
+        if not episode.silent and entry.state != "retracted":
+            newest = self.judge.judged.newest_value(episode.code, episode.started_at, entry.at)
+            episode.last_value = episode.last_value if newest is None else newest
         if entry.state == "firing":
             self.open[episode.episode_id] = episode
         else:

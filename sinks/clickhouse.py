@@ -15,6 +15,7 @@ from pipelines.rollup import Rollup
 from pipelines.streams import Stream
 from sinks.connection import Address, Connection, explained, transient
 from sinks.ddl import FIXED, Table, quoted, tables_of
+from sinks.errors import StoreUnreachable
 from sinks.frames import pieces, stored
 from sinks.migrations import migrate, migrations
 from sinks.reader import Reader
@@ -46,6 +47,8 @@ class ClickHouseSink(Reader):
         self.keep_revisions = keep_revisions
         self.fsync = fsync
         self.patience_s = patience_s
+        # Never queried, so never closed by an error: while it is open no other process takes the embedded store.
+        self._keeper = Connection(replace(self.address, database="default"))
         self._writer = Connection(self.address)
         self._turn = threading.Lock()
 
@@ -54,6 +57,7 @@ class ClickHouseSink(Reader):
         aside). Raises StoreOwned, StoreNewer, StoreDamaged, StoreError."""
         generated = [t for t in self.tables.values() if t not in FIXED]
         with self._turn:
+            self._keeper.open()
             self._ensure_database()
             try:
                 done = migrate(self._writer, migrations(fsync=self.fsync), generated, fsync=self.fsync)
@@ -96,6 +100,7 @@ class ClickHouseSink(Reader):
         with self._turn:
             self._writer.close()
         super().close()
+        self._keeper.close()
 
     def __enter__(self) -> ClickHouseSink:
         return self
@@ -116,7 +121,7 @@ class ClickHouseSink(Reader):
         while True:
             try:
                 return self._writer.insert(quoted(table.name), frame)
-            except (ClickHouseError, OSError) as error:
+            except (ClickHouseError, OSError, StoreUnreachable) as error:
                 if not transient(error) or time.monotonic() + pause > give_up:
                     raise explained(error, self.address, f"writing {len(frame)} rows of {table.name}") from error
             time.sleep(pause)

@@ -23,13 +23,13 @@ import clickhouse_connect
 import polars as pl
 from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError, OperationalError
 
-from sinks.errors import StoreError, StoreOwned
+from sinks.errors import StoreError, StoreOwned, StoreUnreachable
 
 QUERY_S: Final = 60
 """No query runs longer: a signal is seen only when the native call returns."""
 TRANSIENT: Final = frozenset((3, 107, 159, 202, 203, 209, 210, 241, 242, 252, 285, 319, 425, 999))
 STAGING: Final = "staging"
-OF_A_STORE: Final = frozenset(("status", "metadata", "store"))
+OF_A_STORE: Final = frozenset(("status", "metadata", "store", STAGING))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,11 @@ class Connection:
         with self._open() as client, self._staged():
             client.insert_df_arrow(table, frame, settings={"optimize_on_insert": 0})
 
+    def open(self) -> None:
+        """Opens now, so that what is wrong with the address or the store is raised here."""
+        with self._open():
+            pass
+
     def close(self) -> None:
         client, self._client = self._client, None
         if client is not None:
@@ -109,6 +114,7 @@ class Connection:
         try:
             yield self._client
         except BaseException:
+            # Measured: rows of the failed query come first in the answer to the next one on this handle.
             self.close()
             raise
 
@@ -128,6 +134,8 @@ class Connection:
 
 def transient(error: BaseException) -> bool:
     """Whether the same insert may succeed if it is sent again."""
+    if isinstance(error, StoreUnreachable):
+        return True
     if isinstance(error, OperationalError) and error.code is None:
         return True
     # Code 252 has two meanings, and one of them is for ever.
@@ -140,6 +148,8 @@ def transient(error: BaseException) -> bool:
 
 def explained(error: Exception, address: Address, doing: str) -> StoreError:
     """A store error that says what failed and what to do about it."""
+    if isinstance(error, StoreError):
+        return error
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     todo = "the frame was not acknowledged and may be written again"
     if getattr(error, "code", None) == 243 or (isinstance(error, OSError) and error.errno == 28):
@@ -162,8 +172,9 @@ def _client(address: Address) -> Any:
             show_clickhouse_errors="scrub",
         )
     except (ClickHouseError, OSError) as error:
-        raise StoreError(
-            f"no ClickHouse server answers at {address.shown}: {str(error).strip()}; check that it runs, "
+        server = address.shown.rpartition("/")[0]
+        raise StoreUnreachable(
+            f"no ClickHouse server answers at {server}: {str(error).strip()}; check that it runs, "
             f"the port (HTTP: 8123 or 8443), user and password, and that the database exists"
         ) from error
 
@@ -189,7 +200,7 @@ def _prepare(path: Path) -> None:
     """The folder, made if it is missing; refuses one that holds something else, and one that another process owns."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        inside = {entry.name for entry in path.iterdir()} - {STAGING}
+        inside = {entry.name for entry in path.iterdir()}
         if inside and not inside & OF_A_STORE:
             raise StoreError(f"the folder {path} is not empty and holds no store; give an empty or a new one")
         staging = path / STAGING

@@ -24,6 +24,10 @@ class StoreNewer(StoreError):
     """The store was written by a newer version; schemas go forward only."""
 
 
+class StoreUnreachable(StoreError):
+    """No server answers at the address, or it does not let us in."""
+
+
 class StoreDamaged(StoreError):
     """Parts of the store were found broken and set aside by ClickHouse when it was opened."""
 

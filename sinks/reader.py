@@ -13,7 +13,6 @@ from pipelines.rollup import Rollup
 from pipelines.streams import Stream
 from sinks.connection import QUERY_S, Address, Connection, explained
 from sinks.ddl import Table, quoted
-from sinks.errors import StoreError
 
 Some = str | Sequence[str] | None
 FINAL: Final = "FINAL"
@@ -50,8 +49,6 @@ class Reader:
         with self._connection() as connection:
             try:
                 return connection.query(sql, parameters, seconds=seconds)
-            except StoreError:
-                raise
             except Exception as error:
                 raise explained(error, self.address, "a query") from error
 

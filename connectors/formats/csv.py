@@ -16,13 +16,16 @@ import numpy as np
 import polars as pl
 
 from connectors.formats import Block
-from connectors.formats.foreign import Foreign, letter, whole_file
-from connectors.formats.quoted import BOM, LONGEST, Records, pieces, split
+from connectors.formats.foreign import Foreign, Texts, letter, whole_file
+from connectors.formats.lines import count_lines
+from connectors.formats.quoted import BOM, LONGEST, Ints, Records, pieces, split
 from connectors.mapped_rows import RECORD
 from pipelines.model import DeadLetter, Decoded
 from pipelines.reasons import Reason
 
 Encoding = Literal["utf-8", "latin-1"]
+
+
 @dataclass(frozen=True, slots=True)
 class CsvOptions:
     """`columns`: the names of the columns of a file without a header."""
@@ -113,6 +116,9 @@ class CsvFormat:
                 yield Block(first, payload)
 
     def decode(self, block: Block, source: str) -> Decoded:
+        return self.foreign.decoded(source, self.texts(block, source))
+
+    def texts(self, block: Block, source: str) -> Texts:
         data = _bytes(block)
         records, lines, letters = self._split(data, block.first, source)
         good = records.good
@@ -122,8 +128,7 @@ class CsvFormat:
             text = b"\n".join(parts) + b"\n" if parts else b""
         else:
             text = data
-        frame = self._frame(text, lines[good])
-        return self.foreign.decoded(source, frame, letters, block.first + _lines(data), count)
+        return Texts(self._frame(text, lines[good]), letters, block.first + count_lines(data), count)
 
     def decode_reference(self, block: Block, source: str) -> Decoded:
         """As `decode`, one record after the other, with the standard library's reader."""
@@ -134,9 +139,9 @@ class CsvFormat:
             text = data[int(records.start[i]) : int(records.end[i])].decode(self.options.encoding)
             cells = _cells(text.removesuffix("\r").replace("\r\n", "\n"), self.options)
             rows.append((int(lines[i]), dict(zip(self.names, cells, strict=True))))
-        return self.foreign.reference(source, rows, letters, block.first + _lines(data), len(records.good))
+        return self.foreign.reference(source, rows, letters, block.first + count_lines(data), len(records.good))
 
-    def _split(self, data: bytes, first: int, source: str) -> tuple[Records, np.ndarray, list[DeadLetter]]:  # type: ignore[type-arg]
+    def _split(self, data: bytes, first: int, source: str) -> tuple[Records, Ints, list[DeadLetter]]:
         """The records that are not blank, the line of each, and a dead letter for each that has no cells. `used` is 0
         where there are blank lines."""
         found = split(data, ord(self.options.delimiter), quoted=self.options.quoted, last=True)
@@ -169,7 +174,7 @@ class CsvFormat:
             return "bad_columns", f"the record has {fields} fields; the file has {len(self.names)} columns"
         return "bad_encoding", f"the record is not {self.options.encoding}"
 
-    def _frame(self, text: bytes, lines: np.ndarray) -> pl.DataFrame:  # type: ignore[type-arg]
+    def _frame(self, text: bytes, lines: Ints) -> pl.DataFrame:
         wanted = self.foreign.columns
         schema: dict[str, pl.DataType] = {f"{i}": pl.String() for i in range(len(self.names))}
         if not len(lines):
@@ -197,10 +202,6 @@ def _bytes(block: Block) -> bytes:
     if not isinstance(block.payload, bytes):
         raise TypeError("a block of CSV is bytes")
     return block.payload
-
-
-def _lines(data: bytes) -> int:
-    return data.count(b"\n") + (not data.endswith(b"\n"))
 
 
 def _is_utf8(data: bytes) -> bool:

@@ -10,10 +10,13 @@ import polars as pl
 from pipelines.event_id import event_ids
 from pipelines.model import DeadLetter
 from pipelines.records import Refused
+from pipelines.redact import redact, redact_series
 from pipelines.streams import Stream, Text
 
 PAYLOAD_BYTES: Final = 2048
 """How much of a refused record its dead letter keeps."""
+MARGIN: Final = 64
+"""So much more is redacted before it is cut, so that no number is cut in two and then not recognised."""
 
 
 def schema(stream: Stream) -> dict[str, Any]:
@@ -31,20 +34,27 @@ def frame_of(records: Sequence[tuple[int, Mapping[str, object]]], stream: Stream
 
 
 def finish(frame: pl.DataFrame, stream: Stream) -> pl.DataFrame:
-    """Puts the columns in order and adds the ids; the place becomes Categorical, so that its hash and its code are
-    looked up once per site and not once per event."""
-    frame = frame.with_columns(pl.col("place").cast(pl.Categorical()))
+    """Redacts free text, adds the ids and puts the columns in order. The place becomes Categorical, so that its hash
+    and its code are looked up once per site and not once per event."""
+    changed = [pl.col("place").cast(pl.Categorical())]
+    for column in stream.columns:
+        match column:
+            case Text(name=name, pii="drop"):
+                changed.append(pl.lit(None, pl.String).alias(name))
+            case Text(name=name, pii="redact"):
+                frame = frame.with_columns(redact_series(frame[name]).alias(name))
+            case _:
+                pass
+    frame = frame.with_columns(changed)
     names = ["record", "index", "t", "id", "place", *(c.name for c in stream.columns)]
     return frame.with_columns(event_ids(frame, stream).alias("id")).select(names)
 
 
 def dead_letter(source: str, position: int, stream: Stream, refused: Refused, raw: bytes) -> DeadLetter:
     """The dead letter of one record; `raw` is the record as read, of which the first `PAYLOAD_BYTES` are kept."""
-    payload = raw[:PAYLOAD_BYTES].decode("utf-8", "backslashreplace").strip("\r\n")
-    from pipelines.redact import redact
-
+    payload = raw[: PAYLOAD_BYTES + MARGIN].decode("utf-8", "backslashreplace").strip("\r\n")
     payload = redact(payload).encode()[:PAYLOAD_BYTES].decode("utf-8", "ignore")
-    return DeadLetter(source, str(position), stream.name, refused.reason, refused.detail, payload)
+    return DeadLetter(source, str(position), stream.name, refused.reason, redact(refused.detail), payload)
 
 
 def in_order(letters: Iterable[DeadLetter]) -> tuple[DeadLetter, ...]:

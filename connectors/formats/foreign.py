@@ -21,10 +21,22 @@ from connectors.mapped_rows import CELL, INDEX, RECORD, MappedRows, Refusal
 from pipelines.model import DeadLetter, Decoded
 from pipelines.reasons import Reason
 from pipelines.records import Refused
+from pipelines.redact import redact
 
 BLANKS: Final = " \t\r"
 EVERY: Final = "*"
 """In `nulls`: the texts that mean null in every column."""
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """A block as texts: `record` Int64 and every column of `Foreign.columns` as String, untrimmed; a dead letter for
+    each record that could not be split into cells; the number of the next record; how many records there were."""
+
+    frame: pl.DataFrame
+    letters: Sequence[DeadLetter]
+    next_position: int
+    records: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +51,16 @@ class Foreign:
     def columns(self) -> tuple[str, ...]:
         return self.rows.columns
 
-    def decoded(
-        self, source: str, frame: pl.DataFrame, letters: Iterable[DeadLetter], next_position: int, records: int
-    ) -> Decoded:
-        """`frame`: `record` Int64 and every column of `columns` as String, untrimmed."""
-        cells = frame.select(pl.col(RECORD), *(self._cell(c) for c in self.columns))
+    def decoded(self, source: str, read: Texts) -> Decoded:
+        cells = read.frame.select(pl.col(RECORD), *(self._cell(c) for c in self.columns))
         events, refusals = self.rows.events(cells)
-        refused = list(letters)
+        refused = list(read.letters)
         if refusals:
             wrong = {r.record for r in refusals}
             rows = cells.filter(pl.col(RECORD).is_in(list(wrong)))
             texts = {row[0]: dict(zip(self.columns, row[1:], strict=True)) for row in rows.iter_rows()}
             refused += [self._letter(source, r, texts[r.record]) for r in refusals]
-        return self._whole(source, events, refused, next_position, records)
+        return self._whole(source, events, refused, read.next_position, read.records)
 
     def reference(
         self,
@@ -91,7 +100,7 @@ class Foreign:
         return pl.when(~text.is_in(sorted(nulls))).then(text).alias(CELL + column)
 
     def _letter(self, source: str, refusal: Refusal, cells: Cells) -> DeadLetter:
-        position = str(refusal.record) if refusal.index is None else f"{refusal.record}:{refusal.index}"
+        position = str(refusal.record) if refusal.event is None else f"{refusal.record}:{refusal.event}"
         payload = orjson.dumps(dict(cells)).decode()
         return letter(source, position, self.rows.stream.name, refusal.why.reason, refusal.why.detail, payload)
 
@@ -131,6 +140,6 @@ def whole_file(blocks: Iterable[Block]) -> Iterator[Block]:
 
 
 def letter(source: str, position: str, stream: str, reason: Reason, detail: str, payload: str) -> DeadLetter:
-    """A dead letter with a bounded payload."""
-    cut = payload.encode("utf-8", "replace")[:PAYLOAD_BYTES].decode("utf-8", "ignore")
+    """A dead letter with a redacted and bounded payload."""
+    cut = redact(payload).encode("utf-8", "replace")[:PAYLOAD_BYTES].decode("utf-8", "ignore")
     return DeadLetter(source, position, stream, reason, detail, cut)

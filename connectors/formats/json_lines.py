@@ -18,8 +18,8 @@ from typing import BinaryIO, Final, NoReturn
 import polars as pl
 
 from connectors.formats import Block
-from connectors.formats.foreign import Foreign, letter, whole_file
-from connectors.formats.lines import BOM, MAX_LINE, line_blocks
+from connectors.formats.foreign import Foreign, Texts, letter, whole_file
+from connectors.formats.lines import BOM, MAX_LINE, count_lines, line_blocks
 from connectors.mapped_rows import RECORD
 from pipelines.model import DeadLetter, Decoded
 from pipelines.records import Refused
@@ -54,6 +54,9 @@ class JsonLinesFormat:
         yield from found if self.foreign.order == "arrival" else whole_file(found)
 
     def decode(self, block: Block, source: str) -> Decoded:
+        return self.foreign.decoded(source, self.texts(block, source))
+
+    def texts(self, block: Block, source: str) -> Texts:
         data = _bytes(block)
         lines = _lines(data)
         flat = lines.filter(lines["ok"] & self._plain(lines["text"]))
@@ -63,7 +66,7 @@ class JsonLinesFormat:
         frame = pl.DataFrame(schema={RECORD: pl.Int64, **dict.fromkeys(columns, pl.String)})
         parts = [frame]
         if flat.height:
-            text = "\n".join(flat["text"].to_list()).encode()
+            text = flat["text"].str.join("\n")[0].encode()
             read = pl.read_ndjson(io.BytesIO(text), schema=dict.fromkeys(columns, pl.String))
             if read.height != flat.height:
                 raise RuntimeError(f"the JSON parser gave {read.height} rows for {flat.height} lines")
@@ -74,14 +77,14 @@ class JsonLinesFormat:
         cells = pl.concat(parts)
         if len(parts) > 2:
             cells = cells.sort(RECORD)
-        return self.foreign.decoded(source, cells, letters, block.first + _count(data), lines.height)
+        return Texts(cells, letters, block.first + count_lines(data), lines.height)
 
     def decode_reference(self, block: Block, source: str) -> Decoded:
         """As `decode`, every line on its own."""
         data = _bytes(block)
         lines = _lines(data)
         rows, letters = self._read(lines, block.first, source)
-        return self.foreign.reference(source, rows, letters, block.first + _count(data), lines.height)
+        return self.foreign.reference(source, rows, letters, block.first + count_lines(data), lines.height)
 
     def _plain(self, texts: pl.Series) -> pl.Series:
         """Flat objects without a mapped key twice, and without a mapped number that a double does not keep."""
@@ -190,18 +193,26 @@ def _bytes(block: Block) -> bytes:
     return block.payload.removeprefix(BOM) if block.first == 1 else block.payload
 
 
-def _count(data: bytes) -> int:
-    return data.count(b"\n") + (not data.endswith(b"\n"))
-
-
 def _lines(data: bytes) -> pl.DataFrame:
     """The lines that are not blank: `at` (from 0), `raw`, `text` and whether it is UTF-8 of allowed length."""
     raw = pl.Series("raw", data.removesuffix(b"\n").split(b"\n"), dtype=pl.Binary)
-    text = raw.cast(pl.String, strict=False)
+    try:
+        text = raw.cast(pl.String)
+    except pl.exceptions.ComputeError:
+        text = pl.Series([_utf8(line) for line in raw.to_list()], dtype=pl.String)
     frame = pl.DataFrame({"raw": raw, "text": text, "ok": text.is_not_null() & (raw.bin.size() <= MAX_LINE)})
-    return frame.with_row_index("at").with_columns(pl.col("at").cast(pl.Int64)).filter(
-        pl.col("text").is_null() | (pl.col("text").str.strip_chars(" \t\r") != "")
+    return (
+        frame.with_row_index("at")
+        .with_columns(pl.col("at").cast(pl.Int64))
+        .filter(pl.col("text").is_null() | (pl.col("text").str.strip_chars(" \t\r") != ""))
     )
+
+
+def _utf8(line: bytes) -> str | None:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
 
 
 def first_keys(file: BinaryIO) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from connectors.formats import Block
-from connectors.formats.foreign import Foreign
+from connectors.formats.foreign import Foreign, Texts
 from connectors.mapped_rows import RECORD
 from pipelines.model import Decoded
 
@@ -49,8 +49,11 @@ class ParquetFormat:
             first += frame.height
 
     def decode(self, block: Block, source: str) -> Decoded:
+        return self.foreign.decoded(source, self.texts(block, source))
+
+    def texts(self, block: Block, source: str) -> Texts:
         cells = _cells(block)
-        return self.foreign.decoded(source, cells, (), block.first + cells.height, cells.height)
+        return Texts(cells, (), block.first + cells.height, cells.height)
 
     def decode_reference(self, block: Block, source: str) -> Decoded:
         """As `decode`, one row after the other."""
@@ -62,7 +65,7 @@ class ParquetFormat:
 def _cells(block: Block) -> pl.DataFrame:
     frame = block.payload
     if not isinstance(frame, pl.DataFrame):
-        raise TypeError("a block of Parquet is a frame")
+        raise TypeError("a block of Parquet is a frame; a compressed Parquet file cannot be read")
     texts = [_text(series) for series in frame]
     records = pl.int_range(block.first, block.first + frame.height, dtype=pl.Int64, eager=True).alias(RECORD)
     return pl.DataFrame([records, *texts])
@@ -75,5 +78,7 @@ def _text(series: pl.Series) -> pl.Series:
         case pl.Date():
             return series.dt.strftime("%Y-%m-%d")
         case dtype if dtype.is_nested() or dtype == pl.Binary:
-            raise TypeError(f"column {series.name!r} is {dtype}; a mapping reads texts, numbers, flags, dates and times")
+            raise TypeError(
+                f"column {series.name!r} is {dtype}; a mapping reads texts, numbers, flags, dates and times"
+            )
     return series.cast(pl.String)

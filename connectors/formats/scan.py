@@ -48,10 +48,8 @@ KEEP_LAST: Final[dict[int, Words]] = {
     for k in (1, 2, 3)
 }  # fmt: skip
 """By number of words and of bytes n: what keeps the last n bytes."""
-SMALLEST: Final = np.array(
-    [2**62, 0] + [10 ** (n - 1) for n in range(2, DIGITS + 1)] + [2**62] * (NUMBER_BYTES - DIGITS), dtype=np.int64
-)
-"""By number of digits: the smallest integer written with so many, which refuses leading zeros, none and too many."""
+SMALLEST: Final = np.array([2**62, 0] + [10 ** (n - 1) for n in range(2, DIGITS + 1)], dtype=np.int64)
+"""By number of digits: the smallest integer written with so many, which refuses leading zeros and no digit at all."""
 INLINE: Final = 12
 KEEP_TEXT: Final = np.array(
     [[int.from_bytes((b"\0" * 4 + b"\xff" * n).ljust(16, b"\0")[8 * j : 8 * j + 8], "little") for j in (0, 1)]
@@ -120,7 +118,7 @@ def naturals(buffer: Buffer, start: Int64s, end: Int64s) -> tuple[Int64s, Mask]:
         bad = bad | odd[:, j]
         value = value * np.uint64(100_000_000) + _value(digits[:, j])
     out: Int64s = value.view(np.int64)
-    return out, (bad == 0) & (out >= SMALLEST[np.clip(length, 0, NUMBER_BYTES)])
+    return out, (bad == 0) & (length <= DIGITS) & (out >= SMALLEST[np.clip(length, 0, DIGITS)])
 
 
 def integers(buffer: Buffer, start: Int64s, end: Int64s) -> tuple[Int64s, Mask, Mask]:

@@ -35,7 +35,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What precedes a slot, or ends the line. Its first quote has number `quote` in the line and is at `offset` in it."""
+    """What precedes a slot, or ends the line. Its first quote is number `quote` of the line, at `offset` in `text`."""
 
     text: bytes
     quote: int

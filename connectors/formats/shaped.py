@@ -54,7 +54,7 @@ class Shapes:
 
 
 class Lines:
-    """Where the lines and quotes of a run of whole lines, [start, stop) of `buffer`, are; a line's end is its line feed."""
+    """Where the lines and quotes of whole lines, [start, stop) of `buffer`, are; a line's end is its line feed."""
 
     __slots__ = ("_base", "_marks", "begin", "buffer", "end", "inside", "quotes")
 
@@ -94,7 +94,8 @@ class Lines:
         sample = np.searchsorted(marks, feeds[::STRIDE])
         usual = int(np.median(np.diff(sample))) // STRIDE if len(sample) > 1 else per_line
         guess = np.repeat(sample, STRIDE)[:count] + (np.arange(count) % STRIDE) * max(usual, 1)
-        wrong = np.flatnonzero(marks[np.minimum(guess, len(marks) - 1)] != feeds)
+        np.minimum(guess, len(marks) - 1, out=guess)
+        wrong = np.flatnonzero(marks[guess] != feeds)
         guess[wrong] = np.searchsorted(marks, feeds[wrong])
         return guess
 
@@ -194,8 +195,11 @@ def _runs(buffer: Buffer) -> Iterator[Lines]:
         start = cut
 
 
-def _match(lines: Lines, group: Int64s, quotes: int, shapes: Shapes, accepts: Accepts, parts: list[Part]) -> Int64s:
-    """Adds the columns of lines with equally many quotes to `parts`; returns those that have no shape."""
+def _match(
+    lines: Lines, group: Int64s, quotes: int, shapes: Shapes, accepts: Accepts, first: int, parts: list[Part]
+) -> Int64s:
+    """Adds the columns of lines with equally many quotes to `parts`, their numbers raised by `first`; returns those
+    that have no shape."""
     known = shapes.of(quotes)
     attempts = ATTEMPTS
     left: list[Int64s] = []

@@ -1,4 +1,4 @@
-"""What changes as one watches: `/api/v1/snapshot` and `/api/v1/stream`; how the run is: `/healthz, /readyz, /metrics`."""
+"""`/api/v1/snapshot, /api/v1/stream`: what changes as one watches; `/healthz, /readyz, /metrics`: how the run is."""
 
 from __future__ import annotations
 

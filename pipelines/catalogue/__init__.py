@@ -79,7 +79,7 @@ def rollups(indicators: Iterable[Indicator]) -> tuple[Rollup, ...]:
 
 
 def for_city(city: City) -> tuple[Indicator, ...]:
-    """The catalogue with a city's parameters, thresholds and weights; CatalogueError names a value that cannot be used."""
+    """The catalogue with a city's parameters, thresholds and weights; CatalogueError names what cannot be used."""
     out = []
     for each in CATALOGUE:
         each = _tuned(each, city.parameters.get(each.id, {}))

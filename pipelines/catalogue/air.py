@@ -2,8 +2,8 @@
 
 A pollutant's hour is valid from 45 min covered (GB 3095-2026, Table 4). A station's concentration is its exact sum over
 its covered time, rounded half to even once; a parent's is the mean of its stations' means, each rounded to 1e-9 ug/m3,
-rounded half to even once. Their sum fits Int64 for 9,000 stations at the top of the declared range and for 18 million at
-500 ug/m3. A missing pollutant leaves the index null, reason `NA`, unless the others exceed 100 (5.3.1).
+rounded half to even once. Their sum fits Int64 for 9,000 stations at the top of the declared range, and for 18 million
+at 500 ug/m3. A missing pollutant leaves the index null, reason `NA`, unless the others exceed 100 (5.3.1).
 """
 
 from __future__ import annotations

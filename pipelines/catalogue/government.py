@@ -18,7 +18,7 @@ NINE: Final = 1_772_413_200_000
 
 APPROVAL_ONE_SECOND: Final = Indicator(
     id="approval.one_second",
-    method_id="approve-1s-auto",
+    method_id="approve-submit<=1 s, auto",
     zh="秒批率",
     en="Second-approval rate",
     unit="%",
@@ -57,7 +57,7 @@ APPROVAL_ONE_SECOND: Final = Indicator(
 
 LICENCE_SAME_DAY: Final = Indicator(
     id="licence.same_day",
-    method_id="deliver-same-local-day",
+    method_id="local date of deliver = of submit",
     zh="当日办结率",
     en="Same-day licence rate",
     unit="%",
@@ -82,7 +82,7 @@ LICENCE_SAME_DAY: Final = Indicator(
 
 ZERO_VISIT: Final = Indicator(
     id="case.zero_visit",
-    method_id="channel-never-counter",
+    method_id="no counter up to deliver",
     zh="不见面办理率",
     en="Zero-visit rate",
     unit="%",
@@ -127,7 +127,7 @@ ZERO_VISIT: Final = Indicator(
 
 OVERDUE: Final = Indicator(
     id="case.overdue",
-    method_id="overdue-open-15min",
+    method_id="open past due / open",
     zh="超期率",
     en="Overdue rate",
     unit="%",
@@ -157,7 +157,7 @@ OVERDUE: Final = Indicator(
 
 ANSWER_15S: Final = Indicator(
     id="hotline.answer_15s",
-    method_id="answer-15s",
+    method_id="answer-ring<=15 s",
     zh="15秒接通率",
     en="Hotline calls answered within 15 s",
     unit="%",
@@ -181,7 +181,7 @@ ANSWER_15S: Final = Indicator(
 
 FEEDBACK_IN_TIME: Final = Indicator(
     id="hotline.feedback_in_time",
-    method_id="close-by-class",
+    method_id="close-assign<=limit(class)",
     zh="按时反馈率",
     en="Hotline feedback within the limit",
     unit="%",

@@ -15,7 +15,7 @@ SHARE: Final = 100 * pl.col("num") / pl.col("den")
 
 SETTLED_5MIN: Final = Indicator(
     id="accident.settled_5min",
-    method_id="settled-online-300s",
+    method_id="clear-report<=300 s, online",
     zh="轻微事故5分钟定责率",
     en="Minor accidents settled within 5 min",
     unit="%",

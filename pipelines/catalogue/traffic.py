@@ -75,7 +75,7 @@ DTP = Indicator(
     domain="traffic",
     window=TTI.window,
     kind=Derived((TTI.id,), congestion.dtp(pl.col(f"{TTI.id}:num"), pl.col(f"{TTI.id}:den"))),
-    thresholds=Thresholds(congestion.DTP_BANDS[1:-1], "S", f"{GBT} annex C (transcription idx:39645993135)"),
+    thresholds=Thresholds(congestion.DTP_BANDS[1:-1], "S", f"{GBT} annex C, from a secondary transcription"),
     case=Case(({TTI.id: 10 / 7, f"{TTI.id}:num": 10, f"{TTI.id}:den": 7},), 0.3, "7.2.2.2: 10 s where 7 s are free"),
     good="down",
     decimals=2,
@@ -111,7 +111,7 @@ TPI = Indicator(
         reduce=True,
         levels=("district", "city"),
     ),
-    thresholds=Thresholds((2.0, 4.0, 6.0, 8.0), "S", f"{GBT} annex C (transcription idx:39645993135)"),
+    thresholds=Thresholds((2.0, 4.0, 6.0, 8.0), "S", f"{GBT} annex C, from a secondary transcription"),
     case=Case((SLOW, JAM), 6.8, "annex C: DTP = (5.0 - 1.8) / 5.0 = 0.64 lies in [0.6, 0.7): 6 + 2 * 0.04 / 0.1"),
     good="down",
 )

@@ -119,7 +119,7 @@ def rain(hours: int, bounds_mm: tuple[float, ...], grades: str) -> Indicator:
             reason=pl.lit(None, dtype=pl.String),
             levels=("site",),
         ),
-        thresholds=Thresholds(bounds_mm, "S", f"rain warning signals, {grades} (idx:13620736664, idx:53559420540)"),
+        thresholds=Thresholds(bounds_mm, "S", f"rain warning signals of China's weather service, {grades}"),
         case=Case(
             ({"pane_start": 0, "fallen": 20_500}, {"pane_start": HOUR_MS, "fallen": 30_000}), 50.5, "20.5 mm and 30 mm"
         ),

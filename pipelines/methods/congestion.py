@@ -38,17 +38,17 @@ DTP_BANDS: Final = (0.0, 0.3, 0.5, 0.6, 0.7, 1.0)
 
 
 def tti(time: pl.Expr, free: pl.Expr) -> pl.Expr:
-    """Travel time index (7.2.2.1): mean over free-flow travel time, at least 1. Null where `free` is 0 or null."""
-    return pl.when(free > 0).then(pl.max_horizontal(time / free, pl.lit(1.0)))
+    """Travel time index (7.2.2.1): mean over free-flow time, at least 1. Null where `free` is 0 or either is null."""
+    return pl.when(free > 0).then((time / free).clip(lower_bound=1.0))
 
 
 def dtp(time: pl.Expr, free: pl.Expr) -> pl.Expr:
-    """Delay time proportion (7.2.2.2): (time - free) / time, at least 0. Null where `time` is 0 or null."""
-    return pl.when(time > 0).then(pl.max_horizontal((time - free) / time, pl.lit(0.0)))
+    """Delay time proportion (7.2.2.2): (time - free) / time, at least 0. Null where `time` is 0 or either is null."""
+    return pl.when(time > 0).then(((time - free) / time).clip(lower_bound=0.0))
 
 
 def level(time: pl.Expr, free: pl.Expr) -> pl.Expr:
-    """Code 1 to 5 by V / V_f = free / time (8.1), compared in integers. Null where `time` is 0 or null."""
+    """Code 1 to 5 by V / V_f = free / time (8.1), compared in integers. Null where `time` is 0 or either is null."""
     code = pl.lit(LEVELS[-1].code, dtype=pl.Int64)
     for each in reversed(LEVELS[:-1]):
         code = pl.when(free * 100 > time * each.above).then(pl.lit(each.code, dtype=pl.Int64)).otherwise(code)

@@ -103,8 +103,9 @@ STOCKS: list[tuple[str, str, str]] = [
     ("decided before due", "submit 10 due_t=90; approve 50", "10..50 90"),
     ("first of approve, reject, deliver", "submit 10; deliver 60; approve 50; reject 55", "10..50 -"),
     ("decided, undecided, decided again", "submit 10; approve 50; supplement 60; approve 70", "10..50 -"),
-    ("closed before it was opened: never open", "submit 10; reject 5", "10..5 -"),
-    ("closed as it is opened: never open", "submit 10; reject 10", "10..10 -"),
+    ("closed before it was opened: never open", "submit 10; reject 5", "out"),
+    ("closed as it is opened: never open", "submit 10; reject 10", "out"),
+    ("opened, then an earlier close arrives", "submit 10; approve 50; reject 10", "out"),
     ("unanchored", "accept 10 due_t=5", "out"),
 ]
 

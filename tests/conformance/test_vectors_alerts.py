@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
+from dataclasses import replace
+from itertools import chain, pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -76,26 +78,27 @@ def generate(first: int, count: int, **config: Any) -> Iterator[Recorded]:
         yield f"random {seed} {config}", case, *record(case)
 
 
-@cache
-def recorded() -> list[Recorded]:
-    return list(generate(1, RANDOM_CASES))
-
-
 def judge(case: Case, moments: list[Moment], restart: Callable[[], bool]) -> tuple[list[Transition], list[Any], int]:
+    cfg = model().configure(case)
+    return feed(rule_of(cfg), cfg.zone, moments, restart)
+
+
+def feed(
+    rule: Rule, zone: str, moments: Iterable[Moment], restart: Callable[[], bool], sign: int = 1
+) -> tuple[list[Transition], list[Any], int]:
     """Transitions, newest episode rows and the number of cells fed; `restart` tells when to dump and load the book."""
-    m, cfg = model(), model().configure(case)
-    rule, known, given, cells = rule_of(cfg), dict[Any, Any](), set[int](), 0
+    known, given, cells = dict[Any, Any](), set[int](), 0
     book = EpisodeBook("city", [rule])
     out: list[Transition] = []
     rows: dict[str, dict[str, Any]] = {}
     for step, (readings, watermark) in enumerate(moments):
         now = {
-            (place, end): None if r["value"] is None else float(r["value"])
+            (place, end): None if r["value"] is None else sign * float(r["value"])
             for (kind, place, end), r in readings.items()
             if kind == rule.place_kind
         }
         oldest = min((end for _, end in now), default=watermark + 1)
-        grid = m.ends(rule.indicator.replace("hot", "mean"), oldest - 1, watermark, cfg.zone)
+        grid = model().ends(rule.indicator.replace("hot", "mean"), oldest - 1, watermark, zone)
         changed = [(*key, value) for key, value in now.items() if key not in known or known[key] != value]
         ends = [end for end in grid if end not in given]
         before = max(given, default=None)
@@ -112,13 +115,16 @@ def judge(case: Case, moments: list[Moment], restart: Callable[[], bool]) -> tup
     return out, table, cells
 
 
+def shown(out: list[Transition]) -> list[dict[str, Any]]:
+    return [{k: t.key if k == "episode_id" else getattr(t, k) for k in TOLD} for t in out]
+
+
 def compare(cases: Iterable[Recorded], restarts: float = 0.0) -> tuple[int, ...]:
     """Cases judged, transitions and episodes compared."""
     rnd, judged, transitions, episodes = random.Random(7), 0, 0, 0
     for name, case, moments, expected in cases:
         out, table, cells = judge(case, moments, lambda: rnd.random() < restarts)
-        told = [{k: t.key if k == "episode_id" else getattr(t, k) for k in TOLD} for t in out]
-        assert told == expected["transitions"], name
+        assert shown(out) == expected["transitions"], name
         assert table == expected["episodes"], name
         assert len({(t.episode_id, t.seq) for t in out}) == len(out), f"{name}: rule 30, no double"
         last: dict[str, str] = {}
@@ -140,7 +146,7 @@ def test_golden_episodes() -> None:
 
 
 def test_generated_episodes() -> None:
-    cases = recorded()
+    cases = list(generate(1, RANDOM_CASES))
     judged, transitions, episodes = compare(cases)
     kinds = sorted({str(t["publish"]) for x in cases for t in x[3]["transitions"]})
     states = sorted({t["to_state"] for x in cases for t in x[3]["transitions"]})
@@ -151,29 +157,72 @@ def test_generated_episodes() -> None:
 
 def test_restart_between_any_two_steps() -> None:
     """A dump and a load through JSON change nothing, corrections included."""
-    judged, transitions, episodes = compare(recorded()[:100], restarts=0.3)
+    judged, transitions, episodes = compare(generate(2001, 80), restarts=0.3)
     print(f"{judged} cases with restarts, {transitions} transitions and {episodes} episodes compared")
-    assert judged > 90 and transitions > 1_000
+    assert judged > 70 and transitions > 800
 
 
-def test_stored_daily_states(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With "days" of five minutes, corrections start and stop at stored states."""
-    monkeypatch.setattr(judge_module, "DAY_MS", 300_000)
-    stopped, original = [], Judge._again
+def scripted(rnd: random.Random) -> tuple[Any, list[Moment]]:
+    """A rule and readings of three places over twenty hours: gaps, no data, missing cells, corrections of any age."""
+    levels, raised = [], 40
+    for level in ("III", "II", "I")[: rnd.randint(1, 3)]:
+        raised += rnd.choice([0, 10, 20])
+        longer = (levels[-1]["for"] if levels else 0) + 300
+        levels.append({"level": level, "raise": raised, "clear": raised - rnd.choice([0, 5, 15])})
+        levels[-1]["for"] = longer if raised == 40 else rnd.choice([0, 300, 900])
+    for low, high in pairwise(levels):
+        high["for"] = low["for"] + 300 if high["raise"] == low["raise"] else high["for"]
+    chosen = {"no_data": rnd.choice(["hold", "raise", "clear"]), "keep_firing_for": rnd.choice([0, 300, 900])}
+    cfg = SimpleNamespace(rule=model().RULE | chosen | {"levels": levels}, zone="UTC")
+    cfg.correct_for = rnd.choice([600_000, 7_200_000, 604_800_000])
+    values: dict[tuple[str, str, int], dict[str, Any]] = {}
+    moments, end = list[Moment](), 1_000_000 * 300_000
+    while len(values) < 500:
+        for _ in range(rnd.choice([0, 1, 1, 3, 20])):
+            end += 300_000
+            for place in ("a", "b", "c"):
+                calm = (end // 300_000 // 7 + ord(place)) % 3 > 0
+                if rnd.random() > 0.02:
+                    value = rnd.choice([20, 20, 20, 45, None] if calm else [36, 40, 45, 55, 60, 70, 80])
+                    values["site", place, end] = {"value": value}
+        for key in rnd.sample(sorted(values), min(len(values), rnd.choice([0, 0, 1, 4]))):
+            values[key] = {"value": rnd.choice([None, 20, 45, 60, 80])}
+        if rnd.random() < 0.2 and values:
+            values["site", rnd.choice("abc"), rnd.choice(sorted(values))[2]] = {"value": 60}
+        moments.append((dict(values), end + rnd.randint(0, 299_999)))
+    return cfg, moments
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_scripted_readings(monkeypatch: pytest.MonkeyPatch, sign: int) -> None:
+    """Old corrections start and stop at stored daily states (of "days" of an hour); `below` mirrors `above`."""
+    monkeypatch.setattr(judge_module, "DAY_MS", 3_600_000)
+    runs, original = [], Judge._again
 
     def watched(self: Judge, code: int, first: int, last: int, verdict: Verdict) -> None:
         original(self, code, first, last, verdict)
-        stopped.append((verdict.since != NEVER, verdict.until is not None))
+        runs.append((verdict.since != NEVER, verdict.until is not None))
 
     monkeypatch.setattr(Judge, "_again", watched)
-    judged, transitions, episodes = compare(recorded()[100:250], restarts=0.05)
-    started, met = (sum(x) for x in zip(*stopped, strict=True))
-    print(
-        f"{judged} cases, {transitions} transitions and {episodes} episodes compared; {len(stopped)} runs again, ",
-        end="",
-    )
+    m, compared, rnd = model(), 0, random.Random(11)
+    for _ in range(30):
+        cfg, moments = scripted(rnd)
+        episodes = m.Episodes(cfg)
+        for readings, watermark in moments:
+            monkeypatch.setattr(m, "readings", lambda *_, given=readings: given)
+            episodes.step([], watermark)
+        rule = rule_of(cfg)
+        if sign < 0:
+            levels = (Threshold(x.level, -x.raise_, -x.clear, x.for_ms) for x in rule.levels)
+            rule = replace(rule, direction="below", levels=tuple(levels))
+        out, table, _ = feed(rule, cfg.zone, moments, lambda: rnd.random() < 0.05, sign)
+        assert shown(out) == episodes.transitions
+        assert table == episodes.table()
+        compared += len(out) + len(table)
+    started, met = (sum(x) for x in zip(*runs, strict=True))
+    print(f"30 scripts, {compared} transitions and episodes compared; {len(runs)} places judged again, ", end="")
     print(f"{started} from a stored state, {met} until they met one")
-    assert judged > 140 and started > 200 and met > 20
+    assert compared > 2_000 and started > 300 and met > 300
 
 
 @pytest.mark.parametrize(("place_kind", "indicator"), [("district", "mean15"), ("city", "hot5"), ("site", "meanday")])
@@ -194,7 +243,7 @@ def test_other_rules(place_kind: str, indicator: str) -> None:
 
 def must_fail() -> None:
     with pytest.raises(AssertionError):
-        compare(golden_with_rules() + recorded()[:100])
+        compare(chain(golden_with_rules(), generate(1, 100)))
 
 
 def test_negative_control_clock(monkeypatch: pytest.MonkeyPatch) -> None:

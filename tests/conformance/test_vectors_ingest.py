@@ -47,25 +47,38 @@ def generated(n: int = RANDOM_CASES, first: int = 1) -> list[tuple[str, Case]]:
     return out
 
 
-def decode(name: str, records: list[tuple[int, dict[str, Any]]], rnd: random.Random) -> tuple[Decoded, dict[int, str]]:
-    """What a decoder would make of some records of an input; and the vectors' id of every hash."""
-    good: list[dict[str, Any]] = []
-    bad: list[DeadLetter] = []
-    for k, r in records:
-        integers = all(isinstance(r[x], int) for x in ("t", "value", "weight"))
-        if not integers or not -1000 <= r["value"] <= 100_000 or not 0 <= r["weight"] <= 1000:
-            bad.append(DeadLetter(name, str(k + 1), "demo", "wrong_type", "", ""))
-        else:
-            good.append({x: r[x] for x in ("t", "id", "place", "value", "weight")} | {"record": k + 1, "index": 0})
-            good[-1]["arrival"] = r.get("arrival", r.get("at"))
-    frame = pl.DataFrame(good, schema=SCHEMA | {"arrival": pl.Int64}, orient="row")
-    texts = frame["id"].to_list()
-    hashed = event_ids(frame, DEMO)
-    kind = rnd.choice([pl.String, pl.Categorical, pl.Enum(frame["place"].unique().sort())])
-    frame = frame.with_columns(hashed, pl.col("place").cast(kind))
-    if not any("arrival" in r for _, r in records) and rnd.random() < 0.8:
-        frame = frame.drop("arrival")
-    return Decoded(name, "demo", frame, tuple(bad), records[-1][0] + 2, len(records)), dict(zip(hashed, texts, strict=True))
+class Source:
+    """What a decoder would make of the records of an input, in blocks of any size; and the vectors' id of every hash."""
+
+    def __init__(self, name: str, records: list[dict[str, Any]], rnd: random.Random) -> None:
+        self.name = name
+        self.at: list[int] = []  # events before each record
+        good: list[dict[str, Any]] = []
+        self.bad: dict[int, DeadLetter] = {}
+        for k, r in enumerate(records):
+            self.at.append(len(good))
+            integers = all(isinstance(r.get(x), int) for x in ("t", "value", "weight"))
+            if "control" in r:
+                continue
+            if not integers or not -1000 <= r["value"] <= 100_000 or not 0 <= r["weight"] <= 1000:
+                self.bad[k] = DeadLetter(name, str(k + 1), "demo", "wrong_type", "", "")
+            else:
+                good.append({x: r[x] for x in ("t", "id", "place", "value", "weight")} | {"record": k + 1, "index": 0})
+                good[-1]["arrival"] = r.get("arrival", r.get("at"))
+        self.at.append(len(good))
+        frame = pl.DataFrame(good, schema=SCHEMA | {"arrival": pl.Int64}, orient="row")
+        hashed = event_ids(frame, DEMO)
+        self.texts = dict(zip(hashed, frame["id"], strict=True))
+        kind = rnd.choice([pl.String, pl.Categorical, pl.Enum(frame["place"].unique().sort())])
+        frame = frame.with_columns(hashed, pl.col("place").cast(kind))
+        plain = not any("arrival" in r for r in records) and rnd.random() < 0.8
+        self.frame = frame.drop("arrival") if plain else frame
+
+    def block(self, first: int, end: int) -> Decoded:
+        """Records `first` (from 0) to before `end`."""
+        events = self.frame.slice(self.at[first], self.at[end] - self.at[first])
+        bad = tuple(self.bad[k] for k in range(first, end) if k in self.bad)
+        return Decoded(self.name, "demo", events, bad, end + 1, end - first)
 
 
 class Run:
@@ -95,9 +108,9 @@ class Run:
             max_lag_ms=cfg.max_lag,
             idle_timeout_ms=cfg.idle_timeout,
         )
-        self.texts: dict[int, str] = {}
+        self.sources = {name: Source(name, case["input"].get(name, []), rnd) for name in cfg.inputs}
+        self.texts = {hashed: text for source in self.sources.values() for hashed, text in source.texts.items()}
         self.log: dict[str, list[dict[str, Any]]] = {part: [] for part in cfg.parts}
-        self.places: list[str] = []
         (self.live if cfg.live else self.files)()
 
     def take(self, runs: list[Stamped]) -> None:
@@ -110,47 +123,44 @@ class Run:
                 assert run.events.height and run.last_wm == run.events["wm"][-1]
                 assert run.events.columns == ["off", "t", "wm", "late", "id", "place", "value", "weight"]
                 log += [{"part": run.part} | r for r in run.events.to_dicts()]
-        if self.rnd.random() < 0.05:
+        if self.rnd.random() < 0.01:
             self.ingest = pickle.loads(pickle.dumps(self.ingest))
             self.registry = self.ingest.places.registry
         c = self.ingest.counters
         assert c["received"] == c["accepted"] + c["duplicate"] + c["rejected"] + c["quarantined"], "rule 11"
         assert c["accepted"] == c["on_time"] + c["late"], "rule 11"
 
-    def push(self, name: str, records: list[tuple[int, dict[str, Any]]], now: int) -> None:
-        decoded, texts = decode(name, records, self.rnd)
-        self.texts |= texts
-        self.take(self.ingest.push(decoded, now))
+    def push(self, name: str, first: int, end: int, now: int) -> None:
+        self.take(self.ingest.push(self.sources[name].block(first, end), now))
 
     def live(self) -> None:
+        """By the clock; at one instant records in the order of the inputs, then the tick."""
         inputs = self.case["input"]
         script = [(r["at"], n, k, name, r) for n, name in enumerate(self.cfg.inputs) for k, r in enumerate(inputs.get(name, []))]
-        script = sorted(script + [(now, 99, 0, "", None) for now in self.case["clock"]], key=lambda x: x[:3])
-        for (now, _), group in groupby(script, key=lambda x: x[:2]):
-            batch: list[tuple[int, dict[str, Any]]] = []
-            for _, _, k, name, r in [*group, (0, 0, 0, "", {"control": ""})]:
-                flush = r is None or "control" in r or len(batch) >= self.longest
-                if flush and batch:
-                    self.push(last, batch, now)
-                    batch = []
-                if r is None:
+        script += [(now, 99, 0, "", {}) for now in self.case["clock"]]
+        for (now, _, name), group in groupby(sorted(script, key=lambda x: x[:3]), key=lambda x: (x[0], x[1], x[3])):
+            waiting: list[int] = []  # records of one block
+            for _, _, k, _, r in [*group, (0, 0, 0, "", {"control": ""})]:
+                if waiting and ("control" in r or len(waiting) >= self.longest):
+                    self.push(name, waiting[0], waiting[-1] + 1, now)
+                    waiting = []
+                if not r:
                     self.take(self.ingest.tick(now))
                 elif r.get("control") == "end":
                     self.take(self.ingest.end(name, now))
                 elif r.get("control") == "join":
                     self.ingest.join(name, now)
                 elif "control" not in r:
-                    batch.append((k, r))
-                    last = name
+                    waiting.append(k)
 
     def files(self) -> None:
-        left = {name: list(enumerate(self.case["input"].get(name, []))) for name in self.cfg.inputs}
+        at = dict.fromkeys(self.cfg.inputs, 0)
         while (name := self.ingest.wanted()) is not None:
-            n = self.rnd.randint(1, self.longest)
-            if left[name]:
-                self.push(name, left[name][:n], self.cfg.origin)
-            left[name] = left[name][n:]
-            if not left[name] and self.rnd.random() < 0.8:
+            first, last = at[name], len(self.sources[name].at) - 1
+            at[name] = min(last, first + self.rnd.randint(1, self.longest))
+            if first < last:
+                self.push(name, first, at[name], self.cfg.origin)
+            if at[name] == last and (first == last or self.rnd.random() < 0.8):
                 self.take(self.ingest.end(name, self.cfg.origin))
 
     def found(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A stand-in for a ClickHouse server's HTTP interface over embedded chDB: a look-alike for tests, no evidence of a server.
+"""A stand-in for a ClickHouse server over embedded chDB: a look-alike for tests, no evidence of a real server.
 
 It takes what clickhouse-connect sends (chunked bodies, lz4, `INSERT ... FORMAT X` and bytes, `param_*`, `database`,
 settings), runs each request on a handle of its own, and answers errors with their code. The embedded engine belongs to
