@@ -11,7 +11,9 @@ import zstandard
 
 GZIP: Final = b"\x1f\x8b"
 ZSTD: Final = b"\x28\xb5\x2f\xfd"
-CHUNK: Final = 1 << 18
+CHUNK: Final = 1 << 13
+"""Compressed bytes decompressed at a time: what lies in the same chunk as damaged data is lost with them."""
+AHEAD: Final = 1 << 18
 
 
 class _Member(Protocol):
@@ -105,5 +107,5 @@ def decompressed(path: Path) -> tuple[BinaryIO, Decompressed | None]:
         magic = file.read(4)
     if magic == ZSTD or magic.startswith(GZIP):
         stream = Decompressed(path)
-        return io.BufferedReader(stream, CHUNK), stream
+        return io.BufferedReader(stream, AHEAD), stream
     return path.open("rb"), None

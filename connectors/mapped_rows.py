@@ -15,9 +15,10 @@ import polars as pl
 
 from connectors.conditions import Condition
 from connectors.fields import Cells, Field, Value
+from connectors.formats.decoded import finish, schema
 from pipelines.event_id import event_ids
 from pipelines.records import Refused, check, check_record
-from pipelines.streams import Stream, Text
+from pipelines.streams import Stream
 
 RECORD: Final = "record"
 INDEX: Final = "index"
@@ -141,31 +142,21 @@ class MappedRows:
         return [CELL + c for c in self.key or ()]
 
     def _finish(self, events: pl.DataFrame) -> pl.DataFrame:
-        """Adds the ids and puts the columns in order. With a key of the source an event's index belongs to it."""
-        names = [c.name for c in self.stream.columns]
-        # Sites repeat: as categories they are hashed, and coded by ingest, once each.
-        events = events.with_columns(pl.col("place").cast(pl.Categorical()))
+        """Redacts, adds the ids, orders the columns. With a key of the source an event's index belongs to its key."""
         if self.key is None or self.stream.dedup is None:
-            ids = event_ids(events, self.stream)
-        else:
-            ids = event_ids(events, replace(self.stream, dedup=(*self._key_cells(), INDEX)))
-        return events.with_columns(ids.alias("id")).select(RECORD, INDEX, "t", "id", "place", *names)
+            return finish(events, self.stream)
+        ids = event_ids(events, replace(self.stream, dedup=(*self._key_cells(), INDEX)))
+        return finish(events, replace(self.stream, dedup=None)).with_columns(ids)
 
     def frame(self, rows: Sequence[tuple[int, int, dict[str, Value], Cells]]) -> pl.DataFrame:
         """Events that `one` made, as `events` gives them: (record, index, values, cells of the record)."""
+        columns = schema(self.stream)
         data: dict[str, list[Value]] = {RECORD: [r[0] for r in rows], INDEX: [r[1] for r in rows]}
-        schema: dict[str, pl.DataType] = {RECORD: pl.Int64(), INDEX: pl.Int32()}
-        for name in ("t", "place", *(c.name for c in self.stream.columns)):
-            data[name] = [r[2][name] for r in rows]
-            schema[name] = pl.Int64()
-        for column in self.stream.columns:
-            if isinstance(column, Text):
-                schema[column.name] = pl.String()
-        schema["place"] = pl.String()
+        data |= {name: [r[2][name] for r in rows] for name in columns if name not in data}
         for column_name in self.key or ():
             data[CELL + column_name] = [r[3].get(column_name) for r in rows]
-            schema[CELL + column_name] = pl.String()
-        return self._finish(pl.DataFrame(data, schema))
+            columns[CELL + column_name] = pl.String
+        return self._finish(pl.DataFrame(data, columns))
 
 
 def _taken(conditions: Sequence[Condition], cells: Cells) -> bool | Refused:

@@ -275,7 +275,7 @@ def _bound(value: object) -> int | str | None:
     return value if isinstance(value, int | str) else None
 
 
-def _lateness(times: Sequence[int] | np.ndarray) -> Lateness | None:  # type: ignore[type-arg]
+def _lateness(times: Sequence[int] | np.ndarray) -> Lateness | None:
     t = np.asarray(times, dtype=np.int64)
     if not len(t):
         return None

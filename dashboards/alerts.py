@@ -13,8 +13,8 @@ from pipelines.model import EPISODES_SCHEMA
 
 OPEN: Final = "firing"
 STATES: Final = ("firing", "resolved", "retired", "rule_changed", "retracted")
-LEVELS: Final = ("I", "II", "III", "IV")
-"""I red is the most severe."""
+LEVELS: Final = ("I", "II", "III", "IV", "no_data")
+"""I red is the most severe; `no_data` is the level of an episode about missing data (rule 27)."""
 
 Entry = dict[str, Any]
 

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from dashboards import problems, stream
 from dashboards.answers import Store, matches
 from dashboards.board import PROTOCOL, Board
-from dashboards.catalogue import Shown, catalogue
+from dashboards.catalogue import catalogue
 from dashboards.metrics import Metrics
 from dashboards.page import TYPES, Page, SecurityHeaders, read_page
 from dashboards.reader import Reader
@@ -23,11 +23,12 @@ from dashboards.routes.alerts import add_alerts
 from dashboards.routes.indicators import add_indicators
 from dashboards.routes.live import add_live, add_run
 from pipelines.city import City
+from pipelines.indicator import Indicator
 
 
 def create_app(
     board: Board,
-    indicators: Sequence[Shown],
+    indicators: Sequence[Indicator],
     city: City,
     reader: Reader,
     metrics: Metrics,
@@ -53,7 +54,7 @@ def create_app(
     board.describe(described)
     _add_page(app, shown_page)
     store = Store(reader)
-    add_indicators(app, board, definitions, city, store)
+    add_indicators(app, board, definitions, store)
     add_alerts(app, board, store)
     add_live(app, board, heartbeat_s)
     add_run(app, board, metrics)

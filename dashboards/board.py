@@ -70,11 +70,13 @@ class Board:
         self._final: dict[Key, Tile] = {}
         self._ends: dict[Key, tuple[int, int]] = {}
         self._provisional: dict[Key, Tile] = {}
+        self._ahead: dict[Key, int] = {}
         self._sites = Sites()
         self._alerts = AlertBook()
         self._health: dict[str, StreamHealth] = {}
         self._advances: dict[str, Advance] = {}
         self._failures: dict[str, str] = {}
+        self._held = ""
         self._cached: tuple[int, bytes] | None = None
         self._first_reading = False
 
@@ -95,20 +97,22 @@ class Board:
     ) -> None:
         """Takes the outcome of one step; meant to be called about once a second.
 
-        `finals`: newly stored readings (READINGS_SCHEMA), corrections included. `provisional`: the whole provisional
-        set, which replaces the previous one; None where there is none. `open_episodes`: every open episode
-        (EPISODES_SCHEMA); ended ones may be among them. ValueError when a frame lacks columns.
+        `finals`: newly stored readings (READINGS_SCHEMA), corrections included; None: none. `provisional`: the whole
+        provisional set, which replaces the previous one; None: the previous one stands where no final reading overtook
+        it. `open_episodes`: every open episode (EPISODES_SCHEMA); ended ones may be among them; None: none is open.
+        ValueError when a frame lacks columns.
         """
         finals = _checked("finals", finals, READINGS_SCHEMA)
-        provisional = _checked("provisional", provisional, READINGS_SCHEMA)
+        if provisional is not None:
+            provisional = _checked("provisional", provisional, READINGS_SCHEMA)
         episodes_now = _checked("open_episodes", open_episodes, EPISODES_SCHEMA)
         on_screen = pl.col("place_kind").is_in(SCREEN_KINDS)
-        self._sites.add(finals.filter(~on_screen), provisional.filter(~on_screen))
+        self._sites.add(finals.filter(~on_screen), None if provisional is None else provisional.filter(~on_screen))
         with self._lock:
             changed = self._take_finals(newest(finals.filter(on_screen)))
-            ahead, gone = self._take_provisional(newest(provisional.filter(on_screen)))
+            ahead, gone = self._take_provisional(None if provisional is None else newest(provisional.filter(on_screen)))
             self._take_health(health, now_ms)
-            self._first_reading |= bool(len(finals) or len(provisional))
+            self._first_reading |= bool(self._final or self._provisional or len(finals))
             delta = {
                 **self._frame(now_ms),
                 "readings": changed + ahead,
@@ -134,18 +138,27 @@ class Board:
                 changed.append(entry)
         return changed
 
-    def _take_provisional(self, frame: pl.DataFrame) -> tuple[list[Tile], list[Key]]:
+    def _take_provisional(self, frame: pl.DataFrame | None) -> tuple[list[Tile], list[Key]]:
         """Provisional tiles that are new or changed, and keys whose provisional tile no longer stands."""
-        before, self._provisional = self._provisional, {}
+        if frame is None:
+            return [], self._overtaken()
+        before, self._provisional, self._ahead = self._provisional, {}, {}
         changed = []
         for key, row in rows(frame):
             if key in self._ends and row["window_end"] <= self._ends[key][0]:
                 continue
-            entry = tile(row, provisional=True)
-            self._provisional[key] = entry
+            self._provisional[key] = entry = tile(row, provisional=True)
+            self._ahead[key] = row["window_end"]
             if before.get(key) != entry:
                 changed.append(entry)
         return changed, [key for key in before if key not in self._provisional]
+
+    def _overtaken(self) -> list[Key]:
+        """Drops provisional tiles whose window is final by now."""
+        gone = [k for k in self._provisional if k in self._ends and self._ahead[k] <= self._ends[k][0]]
+        for key in gone:
+            del self._provisional[key]
+        return gone
 
     def _take_health(self, health: Mapping[str, StreamHealth], now_ms: int) -> None:
         for stream, values in health.items():
@@ -171,6 +184,19 @@ class Board:
             }
         return out
 
+    def hold(self, reason: str) -> None:
+        """Not ready for that reason alone, until `release`: while the run catches up its clock goes in strides."""
+        with self._lock:
+            self._held = reason
+
+    def release(self) -> None:
+        """Ends `hold`; watermarks are watched from now on."""
+        now = self.clock()
+        with self._lock:
+            self._held = ""
+            for advance in self._advances.values():
+                advance.at = now
+
     def fail(self, part: str, reason: str) -> None:
         """A part of the run (the store's thread, ...) has failed: `/readyz` says so from now on."""
         with self._lock:
@@ -184,6 +210,8 @@ class Board:
         """Why this run should not be relied on now; empty when it may be."""
         now = self.clock()
         with self._lock:
+            if self._held:
+                return [self._held]
             reasons = [f"{part} has failed: {reason}" for part, reason in sorted(self._failures.items())]
             if not self._first_reading:
                 reasons.append("there is no first reading yet")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
+from pipelines.catalogue.graph import levels
 from pipelines.city import City
-from pipelines.indicator import Composite, Derived, Good, Panes, Thresholds
-from pipelines.streams import DAY_MS, Stream
-from pipelines.windows import Slide, Window
+from pipelines.indicator import Indicator
+from pipelines.streams import DAY_MS
+from pipelines.windows import Slide
 
 DOMAINS: Final[Mapping[str, tuple[str, str]]] = {
     "city": ("城市体征", "City"),
@@ -24,51 +25,7 @@ DOMAINS: Final[Mapping[str, tuple[str, str]]] = {
 """Order of the sections on the page: the composite first, then the eight domains."""
 
 
-class Shown(Protocol):
-    """The part of `pipelines.indicator.Indicator` that is shown."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def method_id(self) -> str: ...
-    @property
-    def zh(self) -> str: ...
-    @property
-    def en(self) -> str: ...
-    @property
-    def unit(self) -> str: ...
-    @property
-    def domain(self) -> str: ...
-    @property
-    def window(self) -> Window: ...
-    @property
-    def thresholds(self) -> Thresholds: ...
-    @property
-    def good(self) -> Good: ...
-    @property
-    def target(self) -> float | None: ...
-    @property
-    def decimals(self) -> int: ...
-    @property
-    def stream(self) -> Stream | None: ...
-    @property
-    def inputs(self) -> tuple[str, ...]: ...
-    @property
-    def kind(self) -> object: ...
-
-
-def levels(indicator: Shown, known: Mapping[str, Shown]) -> tuple[str, ...]:
-    """Place kinds at which it is published: its own, else those of its stream, else those that all its inputs have."""
-    match indicator.kind:
-        case Panes(levels=(_, *_) as own) | Derived(levels=(_, *_) as own) | Composite(levels=(_, *_) as own):
-            return own
-    if indicator.stream is not None:
-        return indicator.stream.levels
-    of_inputs = [levels(known[i], known) for i in indicator.inputs if i in known]
-    return tuple(kind for kind in of_inputs[0] if all(kind in x for x in of_inputs)) if of_inputs else ()
-
-
-def definition(indicator: Shown, city: City, known: Mapping[str, Shown]) -> dict[str, Any]:
+def definition(indicator: Indicator, city: City, known: dict[str, Indicator]) -> dict[str, Any]:
     """One indicator for JSON. Thresholds are the city's where it overrides them.
 
     A reading is stale when its window ended more than `stale_after_s` ago, and silent after `no_data_after_s`; both
@@ -104,7 +61,7 @@ def definition(indicator: Shown, city: City, known: Mapping[str, Shown]) -> dict
     }
 
 
-def catalogue(indicators: Iterable[Shown], city: City) -> dict[str, Any]:
+def catalogue(indicators: Iterable[Indicator], city: City) -> dict[str, Any]:
     """All that the page needs to name what it shows: the city, its districts, the domains, the indicators."""
     known = {i.id: i for i in indicators}
     return {

@@ -66,7 +66,7 @@ METRICS: Final[tuple[Documented, ...]] = (
         "Share of the expected input that the newest final reading has, 0 to 1.",
     ),
     # Alerts.
-    Documented("citybrain_alerts_open", "gauge", ("level",), "Open episodes; level I is the most severe."),
+    Documented("citybrain_alerts_open", "gauge", ("level",), "Open episodes; I is the most severe level."),
     Documented("citybrain_alert_transitions_total", "counter", ("to_state",), "Transitions, by the state they led to."),
     # The run.
     Documented("citybrain_ready", "gauge", (), "1 when /readyz says yes, else 0."),

@@ -87,11 +87,13 @@ class Sites:
         self._batches: tuple[pl.DataFrame, ...] = ()
         self._provisional: pl.DataFrame | None = None
 
-    def add(self, finals: pl.DataFrame, provisional: pl.DataFrame) -> None:
+    def add(self, finals: pl.DataFrame, provisional: pl.DataFrame | None) -> None:
+        """`provisional` replaces the previous ones; None leaves them."""
         with self._lock:
             if len(finals):
                 self._batches = (*self._batches, newest(finals))
-            self._provisional = provisional
+            if provisional is not None:
+                self._provisional = provisional
         if len(self._batches) > self._merge_after:
             self._merged()
 

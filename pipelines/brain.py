@@ -25,7 +25,7 @@ from pipelines.place_tree import PlaceTree
 from pipelines.rollup import Rollup
 from pipelines.streams import HOUR_MS, Stream
 from pipelines.tables import Attendance, CaseTable, Levels, PaneTable, StockTable, Table
-from pipelines.windows import Window, ends, next_end, start, tumbling
+from pipelines.windows import Window, ends, next_end, tumbling
 
 REMEMBER_MS = 2 * HOUR_MS
 """How far behind what the next windows need panes stay in memory for late events; older ones are read from the store."""
@@ -313,7 +313,7 @@ class Brain:
         for table in self.composites:
             cells = table.step(readings, watermark, self.remember_ms)
             if len(cells):
-                opened = pl.Series([start(table.window, end, self.city.zone) for end in cells["window_end"]], dtype=pl.Int64)
+                opened = cells["window_end"] - table.window.size_ms
                 detail = pl.Series([{"scores": s} for s in cells["scores"].to_list()], dtype=pl.Object)
                 cells = cells.drop("scores").with_columns(opened.alias("window_start"), pl.lit(None, dtype=pl.String).alias("caution"), detail.alias("detail"))
                 for kind in cells["place_kind"].unique(maintain_order=True):

@@ -32,6 +32,14 @@ class Formula:
     combine: Literal["sum", "max"] = "sum"
     reduce: bool = False
     min_samples: int = 1
+    steps: tuple[tuple[pl.Expr, ...], ...] = ()
+
+    def applied(self, cells: pl.DataFrame) -> pl.DataFrame:
+        """Cells with partials, and what the formula makes of them."""
+        passing = [e.meta.output_name() for step in self.steps for e in step]
+        for step in self.steps:
+            cells = cells.with_columns(step)
+        return cells.with_columns(self.columns).drop(passing)
 
     @property
     def columns(self) -> list[pl.Expr]:
@@ -46,7 +54,7 @@ class Formula:
 def formula(indicator: Indicator, kind: Panes) -> Formula:
     caution = NO_TEXT if kind.caution is None else kind.caution
     return Formula(
-        kind.value, kind.reason, caution, kind.detail, kind.combine, kind.reduce, indicator.min_samples
+        kind.value, kind.reason, caution, kind.detail, kind.combine, kind.reduce, indicator.min_samples, kind.steps
     )
 
 
@@ -99,11 +107,11 @@ def conclude(cells: pl.DataFrame, min_samples: int = 1) -> pl.DataFrame:
 
 def climb(tree: PlaceTree, how: Formula, sites: pl.DataFrame, partials: Sequence[str]) -> list[pl.DataFrame]:
     """Cells of every level: parents combine their children's partials (rule 18)."""
-    levels = [conclude(sites.with_columns(how.columns), how.min_samples)]
+    levels = [conclude(how.applied(sites), how.min_samples)]
     for level in range(len(tree.levels) - 1):
         combined = [pl.col(p).sum() if how.combine == "sum" else pl.col(p).max() for p in partials]
         above = _parents(tree, level, levels[-1], how.reduce, combined)
-        levels.append(conclude(above.with_columns(how.columns), how.min_samples))
+        levels.append(conclude(how.applied(above), how.min_samples))
     return levels
 
 

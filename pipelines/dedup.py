@@ -73,7 +73,9 @@ class SeenKeys:
         before the next block. Places are valid until the next call. Raises ValueError on id 0, which says "no key".
         """
         if len(ids) and not ids.min():
-            raise ValueError("event id 0 stands for 'no key'; a stream that declares a dedup key must give ids (event_ids)")
+            raise ValueError(
+                "event id 0 stands for 'no key'; a stream that declares a dedup key must give ids (event_ids)"
+            )
         if self.used + len(ids) > FULL * len(self):
             live = np.flatnonzero((self._pairs[::2] != 0) & (m - self._pairs[1::2] < self.horizon_ms))
             self._fill(self._pairs[::2][live], self._pairs[1::2][live], len(ids))

@@ -26,6 +26,8 @@ class Pending:
     runs: deque[tuple[Index, pl.DataFrame]] = field(default_factory=deque)
     refused_last: bool = False
     """Its last record so far was refused: then the file ends after that record's turn, not with its last event."""
+    last_m: int | None = None
+    """M after its last record, once it has ended; M may settle later, at the end of a file with fewer than four."""
     over: bool = False
 
     @property
@@ -66,6 +68,11 @@ class FileOrder:
         if refused_last is not None:
             file.refused_last = refused_last
 
+    def end(self, feed: Feed) -> None:
+        """The file's last record was added; to be called before M settles."""
+        self.files[feed.name].last_m = feed.clock.m
+        feed.ended = True
+
     def take(self) -> list[Taken]:
         """What is certain now, file by file; within a partition the order is that of `merge_order`."""
         first = self._first()
@@ -89,8 +96,8 @@ class FileOrder:
         return Taken(file.feed, runs, self._share(file, first, taken))
 
     def _share(self, file: Pending, first: Pending | None, taken: Index) -> Share:
-        feed, m = file.feed, file.feed.clock.m
-        if file.runs or not feed.ended:
+        feed, m = file.feed, file.last_m
+        if file.runs or m is None:
             return Share(feed.disorder_ms, taken, file.next_m)
         if file.over or not file.refused_last:
             return Share(feed.disorder_ms, taken, NOBODY)

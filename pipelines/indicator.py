@@ -67,6 +67,13 @@ class Panes:
     by_bucket: bool = False
     """Partials are kept per histogram bucket; `value`, `reason` and `detail` are then aggregations over (bucket, partials)
     of one cell, in the order of the buckets."""
+    steps: tuple[tuple[pl.Expr, ...], ...] = ()
+    """Columns that are computed of the partials at every level, step by step, before `value`, `reason`, `caution` and
+    `detail`, which see them: a long formula is then evaluated once. Not with `by_bucket`."""
+
+    def __post_init__(self) -> None:
+        if self.by_bucket and self.steps:
+            raise ValueError(f"a formula over rollup {self.rollup.name!r} has steps and by_bucket; use one of them")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -238,6 +245,8 @@ def worked(indicator: Indicator, zone: str = "Asia/Shanghai") -> float | None:
                 cells = cells.select(kind.value.alias("value"), kind.reason.alias("reason"))
             else:
                 cells = frame.select(kind.aggregate).with_columns(kind.partial)
+                for step in kind.steps:
+                    cells = cells.with_columns(step)
                 cells = cells.select(kind.value.alias("value"), kind.reason.alias("reason"))
             value, reason = cells.row(0)
             return None if reason is not None else _finite(value)

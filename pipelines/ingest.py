@@ -7,15 +7,15 @@ late`. Blocks are computed as columns; no rule costs Python per event on good in
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Final, TypedDict, Unpack
+from dataclasses import replace
+from typing import Final, Unpack
 
 import numpy as np
 import orjson
 import polars as pl
 
+from pipelines.bounds import Bounds, Overrides, unknown
 from pipelines.dedup import Index
 from pipelines.file_order import FileOrder, Taken, merge_order
 from pipelines.input_clock import InputClock, Mask
@@ -29,43 +29,6 @@ from pipelines.watermark import Feed, Input, LiveWatermark, Partition, file_stam
 PAYLOAD_BYTES: Final = 2048
 COUNTERS: Final = ("received", "accepted", "duplicate", "rejected", "quarantined", "on_time", "late")
 """Rule 11: received = accepted + duplicate + rejected + quarantined; accepted = on_time + late."""
-
-
-class Overrides(TypedDict, total=False):
-    """Bounds of this run that differ from the stream's, in ms; None: the stream's."""
-
-    disorder_ms: int | None
-    horizon_ms: int | None
-    future_ms: int | None
-    jump_ms: int | None
-    max_lag_ms: int | None
-    idle_timeout_ms: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """D, H, F, J, max_lag and idle_timeout of rules 4 to 8, in ms. H is None where the stream has no dedup key."""
-
-    disorder_ms: int
-    horizon_ms: int | None
-    future_ms: int
-    jump_ms: int
-    max_lag_ms: int
-    idle_timeout_ms: int
-
-    @classmethod
-    def of(cls, stream: Stream, overrides: Overrides) -> Bounds:
-        bounds = {name: getattr(stream, name) for name in cls.__slots__}
-        for name, value in overrides.items():
-            if name not in bounds:
-                raise TypeError(_unknown("bound", name, bounds))
-            if value is not None:
-                if not isinstance(value, int) or value < 0:
-                    raise ValueError(f"{name} of stream {stream.name!r} is {value!r}; it must be a whole number of ms >= 0")
-                bounds[name] = value
-        if stream.dedup is None:
-            bounds["horizon_ms"] = None
-        return cls(**bounds)
 
 
 class Ingest:
@@ -123,7 +86,7 @@ class Ingest:
         return self._files.wanted()
 
     def dead_letters(self) -> list[DeadLetter]:
-        """The refused records since the last call: those of the decoders and the quarantined. Duplicates are counted only."""
+        """The refused records since the last call: the decoders' and the quarantined. Duplicates are only counted."""
         letters, self._letters = self._letters, []
         return letters
 
@@ -153,15 +116,22 @@ class Ingest:
         partition = self.partitions[feed.part]
         wm = self._live.stamps(partition, feed, before, now)
         feed.last = now
-        return [self._write(partition, events, before - feed.disorder_ms, wm, self.places.encode([events["place"]], [before])[0])]
+        return [
+            self._write(
+                partition, events, before - feed.disorder_ms, wm, self.places.encode([events["place"]], [before])[0]
+            )
+        ]
 
     def end(self, name: str, now: int) -> list[Stamped]:
         """That input will deliver nothing more; returns what of the log that makes certain."""
         feed = self._feed(name)
+        if self.live:
+            feed.ended = True
+            return []
+        self._files.end(feed)
         if feed.clock.m == NEVER and feed.clock.run:
             feed.clock.settle()
-        feed.ended = True
-        return [] if self.live else self._emit()
+        return self._emit()
 
     def join(self, name: str, now: int) -> None:
         """An input that was declared as one that joins counts from now on, from the stream's published wm (rule 7)."""
@@ -176,7 +146,7 @@ class Ingest:
         return [self._tick(partition) for partition in self.partitions.values()]
 
     def close_at(self, until: int) -> list[Stamped]:
-        """`--until`, and the end of a run for a remote engine: one last tick in every partition, at least at `until`."""
+        """`--until`, and the end of a run for a remote engine: one last tick in every partition, not before `until`."""
         if self._files.wanted() is not None:
             raise ValueError(f"input {self._files.wanted()!r} has not ended; time goes on only after the last record")
         for partition in self.partitions.values():
@@ -185,7 +155,7 @@ class Ingest:
 
     def _feed(self, name: str) -> Feed:
         if name not in self.feeds:
-            raise LookupError(_unknown(f"input of stream {self.stream.name!r}", name, self.feeds))
+            raise LookupError(unknown(f"input of stream {self.stream.name!r}", name, self.feeds))
         return self.feeds[name]
 
     def _count(self, **more: int) -> None:
@@ -208,7 +178,9 @@ class Ingest:
         for event in events.filter(future).iter_rows(named=True):
             record, index, came = event.pop("record"), event.pop("index"), event.pop("arrival", now)
             event.pop("id")
-            detail = f"t is {event['t']}, arrival {came}: {event['t'] - came} ms ahead, allowed are {self.bounds.future_ms}"
+            detail = (
+                f"t is {event['t']}, arrival {came}: {event['t'] - came} ms ahead, allowed are {self.bounds.future_ms}"
+            )
             payload = bounded(redact(orjson.dumps(event, option=orjson.OPT_SORT_KEYS).decode()))
             position = f"{record}:{index}" if index else str(record)
             letter = DeadLetter(
@@ -291,13 +263,6 @@ def _refused_last(decoded: Decoded, duplicate: Mask | None) -> bool | None:
 def _position(letter: DeadLetter) -> tuple[int, int]:
     record, _, index = letter.position.partition(":")
     return int(record), int(index or 0)
-
-
-def _unknown(what: str, name: str, allowed: Iterable[str]) -> str:
-    allowed = list(allowed)
-    near = difflib.get_close_matches(name, allowed, 1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"unknown {what} {name!r}; there are {', '.join(allowed)}.{hint}"
 
 
 __all__ = ["COUNTERS", "REASONS", "Bounds", "Ingest", "Input", "Reason", "bounded"]

@@ -19,7 +19,7 @@ Mask = npt.NDArray[np.bool_]
 RUN: Final = 4
 """Accepted records in a row that must be more than J ahead before M follows them (rule 6)."""
 CAUTIOUS: Final = 256
-"""Records tried at a time after a jump; doubled with every success, so that many jumps do not cost many whole blocks."""
+"""Records tried at once after a jump; doubled with every success, so many jumps do not cost many whole blocks."""
 ROUNDS: Final = 8
 """Attempts at the duplicates of a block before the part that is certain is kept and the rest begun anew."""
 

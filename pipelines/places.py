@@ -22,7 +22,7 @@ SPARE: Final = 64
 
 
 class Places:
-    """Gives every site its code; sites unknown to the configuration keep their id while there are fewer than `max_places`."""
+    """Gives every site its code; sites that are not configured keep their id while there are less than `max_places`."""
 
     def __init__(self, registry: PlaceRegistry, configured: Iterable[str], max_places: int) -> None:
         configured = list(configured)

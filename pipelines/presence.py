@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from typing import Final
 
 import numpy as np
@@ -58,15 +59,20 @@ class Presence:
         return changed
 
     def _merge(self, place: int, lo: int, hi: int) -> None:
-        merged: list[tuple[int, int]] = []
-        for a, b in sorted([*self.runs(place), (lo, hi)]):
-            if merged and a - merged[-1][1] <= self.retire_after:
-                merged[-1] = (merged[-1][0], max(b, merged[-1][1]))
-            else:
-                merged.append((a, b))
-        self.first[place], self.last[place] = merged.pop()
-        if merged:
-            self.older[place] = merged
+        if lo > self.last[place] + self.retire_after:
+            if self.last[place] != NO_RUN:
+                self.older.setdefault(place, []).append((int(self.first[place]), int(self.last[place])))
+            self.first[place], self.last[place] = lo, hi
+            return
+        runs = self.runs(place)
+        # The runs that the new one touches are neighbours: from the first that ends late enough to the last that starts early enough.
+        begin = bisect_left(runs, lo - self.retire_after, key=lambda run: run[1])
+        stop = bisect_right(runs, hi + self.retire_after, key=lambda run: run[0])
+        joined = runs[begin:stop]
+        runs[begin:stop] = [(min([lo, *(a for a, _ in joined)]), max([hi, *(b for _, b in joined)]))]
+        self.first[place], self.last[place] = runs.pop()
+        if runs:
+            self.older[place] = runs
         else:
             self.older.pop(place, None)
 
@@ -78,8 +84,11 @@ class Presence:
         n = len(self.first)
         exists[:n] = (self.first[:, None] < closed) & (self.last[:, None] >= opened - self.retire_after)
         for place, runs in self.older.items():
-            for a, b in runs:
-                exists[place] |= (a < closed) & (b >= opened - self.retire_after)
+            spans = np.array(runs, dtype=np.int64)
+            begin = np.searchsorted(closed, spans[:, 0], side="right")
+            stop = np.searchsorted(opened - self.retire_after, spans[:, 1], side="right")
+            for i in np.flatnonzero(begin < stop):
+                exists[place, begin[i] : stop[i]] = True
         if len(configured):
             exists[np.ix_(configured, closed > since)] = True
         places, windows = np.nonzero(exists)

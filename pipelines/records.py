@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple, assert_never
 
+import numpy as np
 import polars as pl
 
 from pipelines.reasons import Reason
@@ -198,9 +199,9 @@ def check(frame: pl.DataFrame, stream: Stream, *, control: bool = True) -> tuple
         _column(frame[column.name], column, control, refused)
     if not refused:
         return frame, refused
-    bad = pl.Series(sorted(refused), dtype=pl.UInt32)
-    keep = pl.int_range(frame.height, dtype=pl.UInt32, eager=True).is_in(bad.implode())
-    return frame.filter(~keep), refused
+    good = np.ones(frame.height, dtype=np.bool_)
+    good[list(refused)] = False
+    return frame.filter(pl.Series(good)), refused
 
 
 def _column(series: pl.Series, column: Column, control: bool, refused: dict[int, Refused]) -> None:

@@ -73,7 +73,8 @@ _KINDS: Final[tuple[tuple[str, re.Pattern[str], Callable[[str], bool]], ...]] = 
     (
         "[id]",
         re.compile(
-            rf"{_START}[1-9](?:{_GAP}\d){{5}}{_GAP}(?:1{_GAP}[89]|2{_GAP}0)(?:{_GAP}\d){{9}}{_GAP}[\dXx](?!\d)", re.ASCII
+            rf"{_START}[1-9](?:{_GAP}\d){{5}}{_GAP}(?:1{_GAP}[89]|2{_GAP}0)(?:{_GAP}\d){{9}}{_GAP}[\dXx](?!\d)",
+            re.ASCII,
         ),
         _identity,
     ),
@@ -90,14 +91,16 @@ _KINDS: Final[tuple[tuple[str, re.Pattern[str], Callable[[str], bool]], ...]] = 
     (
         "[mobile]",
         re.compile(
-            rf"{_START}(?:(?:\+|00)?86{_GAP})?1{_GAP}[3-9]{_GAP}\d(?:{_GAP}\d{{4}}{_GAP}\d{{4}}|(?:{_GAP}\d){{8}})(?!\d)", re.ASCII
+            rf"{_START}(?:(?:\+|00)?86{_GAP})?1{_GAP}[3-9]{_GAP}\d(?:{_GAP}\d){{8}}(?!\d)",
+            re.ASCII,
         ),
         _always,
     ),
     (
         "[plate]",
         re.compile(
-            rf"[{PROVINCES}] ?[A-Za-z][ \u00b7.\-]?(?:[A-Za-z0-9]{{5,6}}|[A-Za-z0-9]{{4}}[学警挂港澳试超领])(?![A-Za-z0-9])"
+            rf"[{PROVINCES}] ?[A-Za-z][ \u00b7.\-]?"
+            r"(?:[A-Za-z0-9]{5,6}|[A-Za-z0-9]{4}[学警挂港澳试超领])(?![A-Za-z0-9])"
             r"|使 ?\d{6}(?!\d)",
             re.ASCII,
         ),

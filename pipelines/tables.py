@@ -19,7 +19,7 @@ from pipelines.place_tree import Ints, PlaceTree
 from pipelines.presence import Presence
 from pipelines.rollup import Rollup
 from pipelines.streams import Stream
-from pipelines.windows import Slide, Window, ends, reach_ms, spread, start
+from pipelines.windows import Slide, Window, ends, reach_ms, spread, start, starts
 
 MOST_CELLS = 2_000_000
 """Cells computed in one go; more windows than this are taken in several."""
@@ -50,7 +50,7 @@ class Attendance:
         for k in range(0, len(wanted), many):
             portion = wanted[k : k + many]
             closed = np.array(portion, dtype=np.int64)
-            opened = np.array([start(window, end, zone) for end in portion], dtype=np.int64)
+            opened = starts(window, closed, zone)
             places, windows = self.presence.cells(opened, closed, configured, self.since)
             yield portion, grid(places, opened[windows], closed[windows], self.tree, pane_ms)
 
@@ -228,7 +228,7 @@ class StockTable:
     def compute(self, wanted: list[int], more: pl.DataFrame | None = None, with_data: bool = False) -> dict[str, Levels]:
         parts = []
         for _, cells in self.attendance.cells(self.window, wanted, self.zone, self.window.step_ms):
-            counted = [cells.clear()]
+            counted = [cells.clear().with_columns(*(pl.lit(0, dtype=pl.Int64).alias(c) for c in ("num", "den", "as_of")))]
             for (code,), mine in cells.group_by("code"):
                 at = mine["window_end"].to_numpy() - 1
                 spans = self.spans.filter(pl.col("place") == code)
@@ -246,7 +246,7 @@ class StockTable:
                         pl.Series("as_of", newest, dtype=pl.Int64).replace(NEVER, None),
                     )  # fmt: skip
                 )
-            sites = pl.concat(counted, how="diagonal").with_columns(
+            sites = pl.concat(counted).with_columns(
                 pl.col("den").alias("samples"), pl.lit(0, dtype=pl.Int64).alias("got"), pl.lit(None, dtype=pl.Int64).alias("expected")
             )
             if with_data:

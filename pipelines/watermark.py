@@ -184,9 +184,7 @@ def _lowest(shares: Sequence[Share]) -> Index:
     m = np.concatenate([x for share, mark in zip(shares, marks, strict=True) for x in (share.before, mark)])
     counts = [len(share.before) + len(mark) for share, mark in zip(shares, marks, strict=True)]
     disorder = np.repeat([share.disorder_ms for share in shares], counts)
-    recorded = np.concatenate(
-        [np.arange(n) < len(share.before) for share, n in zip(shares, counts, strict=True)]
-    )
+    recorded = np.concatenate([np.arange(n) < len(share.before) for share, n in zip(shares, counts, strict=True)])
     order = np.argsort(m, kind="stable")
     m, disorder, recorded = m[order], disorder[order], recorded[order]
     lowest = np.full(len(m), NOBODY, dtype=np.int64)

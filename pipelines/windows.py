@@ -11,6 +11,7 @@ from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from pipelines.streams import DAY_MS, HOUR_MS
@@ -80,6 +81,13 @@ def start(window: Window, end: int, zone: str) -> int:
     return end - window.size_ms if isinstance(window, Slide) else midnight(end - 1, zone)
 
 
+def starts(window: Window, closed: npt.NDArray[np.int64], zone: str) -> npt.NDArray[np.int64]:
+    """Where the windows with these ends open."""
+    if isinstance(window, Slide):
+        return closed - window.size_ms
+    return np.array([midnight(int(end) - 1, zone) for end in closed], dtype=np.int64)
+
+
 def next_end(window: Window, after: int, zone: str) -> int:
     """The first window end after an instant."""
     if isinstance(window, Slide):
@@ -93,8 +101,8 @@ def spread(panes: pl.DataFrame, window: Window, wanted: list[int], zone: str, lo
     `wanted` are window ends, ascending. With `lookback_ms` a window also receives the panes that start at most that
     long before it opens (a formula that needs predecessors filters by `window_start`).
     """
-    opened = np.array([start(window, end, zone) for end in wanted], dtype=np.int64)
     closed = np.array(wanted, dtype=np.int64)
+    opened = starts(window, closed, zone)
     at = panes["pane_start"].to_numpy()
     if not len(wanted) or not len(at):
         return panes.clear().with_columns(

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Final
 
 import polars as pl
 from clickhouse_connect.driver.exceptions import ClickHouseError
@@ -19,6 +20,8 @@ from sinks.errors import StoreUnreachable
 from sinks.frames import pieces, stored
 from sinks.migrations import migrate, migrations
 from sinks.reader import Reader
+
+UNMERGED: Final = "parts_to_delay_insert = 1000000, parts_to_throw_insert = 1000000"
 
 
 class ClickHouseSink(Reader):
@@ -57,6 +60,7 @@ class ClickHouseSink(Reader):
         aside). Raises StoreOwned, StoreNewer, StoreDamaged, StoreError."""
         generated = [t for t in self.tables.values() if t not in FIXED]
         with self._turn:
+            self._refuse_closed()
             self._keeper.open()
             self._ensure_database()
             try:
@@ -64,6 +68,8 @@ class ClickHouseSink(Reader):
                 if self.keep_revisions:
                     for table in self.tables:
                         self._writer.command(f"SYSTEM STOP MERGES {quoted(table)}")
+                        # Without merges parts only grow in number, which else slows and then refuses inserts.
+                        self._writer.command(f"ALTER TABLE {quoted(table)} MODIFY SETTING {UNMERGED}")
                 return done
             except ClickHouseError as error:
                 raise explained(error, self.address, "setting up the store") from error
@@ -76,6 +82,7 @@ class ClickHouseSink(Reader):
         declared = self._declared(table)
         ready = stored(declared, frame)
         with self._turn:
+            self._refuse_closed()
             for piece in pieces(declared, ready):
                 self._insert(declared, piece)
 

@@ -17,6 +17,8 @@ import polars as pl
 
 PRESENT: Final = "present"
 MISSING: Final = "missing"
+PART: Final = 250_000
+"""Rows of one side that are compared at a time, or one point in time if that has more."""
 READING_KEY: Final = ("indicator", "method_id", "place_kind", "place", "window_start", "window_end")
 READING_VALUES: Final = ("unit", "value", "state", "completeness", "samples", "num", "den", "detail", "as_of")
 ROW_KEY: Final = ("pane_start", "place", "bucket", "part", "off")
@@ -29,16 +31,17 @@ class NothingCompared(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How the frames of one table are compared. `split` is a column by whose values large files are read in turn."""
+    """How the frames of one table are compared. `outer` and `time` are columns by which files are read in parts."""
 
     key: tuple[str, ...]
     values: tuple[str, ...]
     ulp: frozenset[str] = frozenset()
     aside: pl.Expr | None = None
-    split: str | None = None
+    outer: str | None = None
+    time: str | None = None
 
 
-READINGS: Final = Rule(READING_KEY, READING_VALUES, frozenset(("value",)), split="indicator")
+READINGS: Final = Rule(READING_KEY, READING_VALUES, frozenset(("value",)), outer="indicator", time="window_start")
 EPISODES: Final = Rule(("episode_id",), EPISODE_VALUES, aside=pl.col("state") == "retracted")
 DEAD_LETTERS: Final = Rule(("source", "position"), ("stream", "reason", "detail", "payload"))
 
@@ -159,7 +162,7 @@ def compare_episodes(a: pl.DataFrame, b: pl.DataFrame, first: int = 20) -> list[
 def rows_rule(frame: pl.DataFrame) -> Rule:
     """Rows are compared in every column but `step`."""
     key = tuple(k for k in ROW_KEY if k != "bucket" or k in frame.columns)
-    return Rule(key, tuple(c for c in frame.columns if c not in (*ROW_KEY, "step")), split="pane_start")
+    return Rule(key, tuple(c for c in frame.columns if c not in (*ROW_KEY, "step")), time="pane_start")
 
 
 def difference(a: Path, b: Path, first: int = 20) -> Difference:
@@ -209,20 +212,31 @@ def _files(table: str, rule: Rule, a: Path, b: Path, first: int) -> Compared:
 
 
 def _parts(rule: Rule, a: pl.LazyFrame, b: pl.LazyFrame) -> Iterator[pl.Expr]:
-    if rule.split is None:
+    """Conditions that together cover both sides: ranges of time (of one `outer` value), few rows each."""
+    if rule.time is None:
         yield pl.lit(True)
         return
-    column = pl.col(rule.split)
-    if rule.split == "pane_start":
-        column = column.dt.truncate("1d")
-    values = pl.concat([side.select(column).unique() for side in (a, b)]).unique().collect().to_series().sort()
-    for value in values:
-        # A range, which the statistics of the file answer without reading what lies outside.
-        if rule.split == "pane_start":
-            day = pl.lit(value, dtype=values.dtype)
-            yield (pl.col(rule.split) >= day) & (pl.col(rule.split) < day + pl.duration(days=1))
-        else:
-            yield pl.col(rule.split) == value
+    by = [rule.time] if rule.outer is None else [rule.outer, rule.time]
+    counts = pl.concat([side.group_by(by).agg(pl.len().alias("n")) for side in (a, b)])
+    rows = counts.group_by(by).agg(pl.col("n").max()).sort(by).collect().iter_rows()
+    first: tuple[Any, ...] | None = None
+    last: tuple[Any, ...] = ()
+    n = 0
+    for *at, here in rows:
+        if first is not None and (at[:-1] != list(first[:-1]) or n + here > PART):
+            yield _between(by, first, last)
+            first, n = None, 0
+        first, last, n = first or tuple(at), tuple(at), n + here
+    if first is not None:
+        yield _between(by, first, last)
+
+
+def _between(by: list[str], first: tuple[Any, ...], last: tuple[Any, ...]) -> pl.Expr:
+    """A range, which the statistics of the file answer without reading what lies outside."""
+    part = pl.col(by[-1]).is_between(
+        pl.lit(first[-1]).dt.cast_time_unit("ms"), pl.lit(last[-1]).dt.cast_time_unit("ms")
+    )
+    return part if len(by) == 1 else (pl.col(by[0]) == first[0]) & part
 
 
 def _letters(side: Path) -> pl.DataFrame:

@@ -24,7 +24,7 @@ from sinks.reader import order
 Revisions = Literal["newest", "all"]
 MARK: Final = ".citybrain-output"
 """Lists the files of an output: only a folder that holds nothing else is replaced."""
-PAGE: Final = 500_000
+PAGE: Final = 250_000
 
 
 class Paged(Protocol):

@@ -57,7 +57,7 @@ class MemorySink:
 
     def latest_cells(self) -> pl.DataFrame:
         table = self.tables["readings"]
-        frame = self._newest("readings").sort("window_end", "window_start", "revision")
+        frame = self._newest("readings").sort("window_end", "window_start", "method_id", "revision")
         return frame.unique(["indicator", "place_kind", "place"], keep="last", maintain_order=True).sort(table.key)
 
     def episodes(

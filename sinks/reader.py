@@ -13,6 +13,7 @@ from pipelines.rollup import Rollup
 from pipelines.streams import Stream
 from sinks.connection import QUERY_S, Address, Connection, explained
 from sinks.ddl import Table, quoted
+from sinks.errors import StoreError
 
 Some = str | Sequence[str] | None
 FINAL: Final = "FINAL"
@@ -41,6 +42,7 @@ class Reader:
         self.tables = tables
         self._free: list[Connection] = []
         self._slots = threading.BoundedSemaphore(PARALLEL)
+        self._closed = False
 
     def query(
         self, sql: str, parameters: Mapping[str, object] | None = None, *, seconds: int = QUERY_S
@@ -81,12 +83,14 @@ class Reader:
     def latest_cells(self) -> pl.DataFrame:
         """The newest reading of every (indicator, place_kind, place): where a restart goes on from."""
         table = self._table("readings")
-        # The newest revision of the newest window needs no FINAL: it sorts first.
-        tail = (
-            "ORDER BY indicator, place_kind, place, window_end DESC, window_start DESC, revision DESC "
-            "LIMIT 1 BY indicator, place_kind, place"
+        cell = "indicator, place_kind, place"
+        # Three times as fast as sorting all readings; the newest revision of the newest window needs no FINAL.
+        where = _Where()
+        where.parts.append(
+            f"({cell}, window_end) IN (SELECT {cell}, max(window_end) FROM {quoted(table.name)} GROUP BY {cell})"
         )
-        return self._select(table, _Where(), tail, final="").sort(table.key)
+        tail = f"ORDER BY window_start DESC, method_id DESC, revision DESC LIMIT 1 BY {cell}"
+        return self._select(table, where, tail, final="").sort(table.key)
 
     def episodes(
         self,
@@ -150,9 +154,13 @@ class Reader:
             where.after(declared, names, after)
         by = ", ".join(map(quoted, names))
         once = "" if newest else f"LIMIT 1 BY {by} "
-        return self._select(declared, where, f"ORDER BY {by} {once}LIMIT {int(limit)}", FINAL if newest else "")
+        # Parts are merged in their order, which one thread does in half the work of several.
+        tail = f"ORDER BY {by} {once}LIMIT {int(limit)} SETTINGS max_threads = 1, max_final_threads = 1"
+        return self._select(declared, where, tail, FINAL if newest else "")
 
     def close(self) -> None:
+        """Lets go of the store for good; a query that is under way ends first and then lets go of its connection."""
+        self._closed = True
         while self._free:
             self._free.pop().close()
 
@@ -170,6 +178,7 @@ class Reader:
     @contextmanager
     def _connection(self) -> Iterator[Connection]:
         with self._slots:
+            self._refuse_closed()
             try:
                 connection = self._free.pop()
             except IndexError:
@@ -177,7 +186,14 @@ class Reader:
             try:
                 yield connection
             finally:
-                self._free.append(connection)
+                if self._closed:
+                    connection.close()
+                else:
+                    self._free.append(connection)
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise StoreError(f"the store {self.address.shown} was closed; open it again with a new sink")
 
 
 def order(table: Table, newest: bool) -> tuple[str, ...]:

@@ -45,14 +45,17 @@ class ArrowIpc:
     def blocks(self, file: BinaryIO, size: int) -> Iterator[Block]:
         rows = max(size // ROW_BYTES, 1)
         first = 1
-        for batch in _batches(file):
-            self._check(batch.schema)
-            names = [name for name in wanted(self.stream) if name in batch.schema.names]
-            frame = cast(pl.DataFrame, pl.from_arrow(batch.select(names)))
+        for frame in _gathered(self._frames(file), rows):
             for start in range(0, frame.height, rows):
                 piece = frame.slice(start, rows)
                 yield Block(first, piece)
                 first += piece.height
+
+    def _frames(self, file: BinaryIO) -> Iterator[pl.DataFrame]:
+        for batch in _batches(file):
+            self._check(batch.schema)
+            names = [name for name in wanted(self.stream) if name in batch.schema.names]
+            yield cast(pl.DataFrame, pl.from_arrow(batch.select(names)))
 
     def _check(self, schema: pa.Schema) -> None:
         optional = {c.name for c in self.stream.columns if c.nullable}
@@ -81,6 +84,20 @@ class ArrowIpc:
         )
         following = block.first + given.height
         return Decoded(source, self.stream.name, finish(good, self.stream), refused, following, given.height)
+
+
+def _gathered(frames: Iterator[pl.DataFrame], rows: int) -> Iterator[pl.DataFrame]:
+    """Frames of at least so many rows but the last: programs that write as they go write many small batches."""
+    held: list[pl.DataFrame] = []
+    height = 0
+    for frame in frames:
+        held.append(frame)
+        height += frame.height
+        if height >= rows:
+            yield pl.concat(held)
+            held, height = [], 0
+    if held:
+        yield pl.concat(held)
 
 
 def _batches(file: BinaryIO) -> Iterator[pa.RecordBatch]:
@@ -113,6 +130,9 @@ def _typed(given: pl.DataFrame, stream: Stream, first: int) -> pl.DataFrame:
         series = given[name] if name in given.columns else pl.Series([None] * rows, dtype=dtype)
         if series.dtype == pl.UInt64:
             series = series.clip(upper_bound=2**63 - 1)
-        categorical = name == stream.place and isinstance(series.dtype, pl.Categorical | pl.Enum)
-        columns["place" if name == stream.place else name] = series if categorical else series.cast(dtype)
+        if name == stream.place:
+            # As categories each distinct site is checked once.
+            columns["place"] = series.cast(pl.Categorical())
+        else:
+            columns[name] = series.cast(dtype)
     return pl.DataFrame(columns)

@@ -161,7 +161,7 @@ class CsvFormat:
         for i in np.flatnonzero(unfit).tolist():
             raw = data[int(start[i]) : int(end[i])]
             reason, detail = self._why(raw, int(fields[i]), bool(good[i]))
-            shown = raw[:4096].decode(self.options.encoding, "replace")
+            shown = raw[: min(4096, LONGEST)].decode(self.options.encoding, "replace")
             letters.append(letter(source, str(lines[i]), self.foreign.rows.stream.name, reason, detail, shown))
         return Records(start, end, fields, ~unfit, found.used if keep.all() else 0), lines, letters
 

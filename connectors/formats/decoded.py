@@ -53,8 +53,9 @@ def finish(frame: pl.DataFrame, stream: Stream) -> pl.DataFrame:
 def dead_letter(source: str, position: int, stream: Stream, refused: Refused, raw: bytes) -> DeadLetter:
     """The dead letter of one record; `raw` is the record as read, of which the first `PAYLOAD_BYTES` are kept."""
     payload = raw[: PAYLOAD_BYTES + MARGIN].decode("utf-8", "backslashreplace").strip("\r\n")
-    payload = redact(payload).encode()[:PAYLOAD_BYTES].decode("utf-8", "ignore")
-    return DeadLetter(source, str(position), stream.name, refused.reason, redact(refused.detail), payload)
+    detail, payload = redact(f"{refused.detail}\n{payload}").split("\n", 1)
+    payload = payload.encode()[:PAYLOAD_BYTES].decode("utf-8", "ignore")
+    return DeadLetter(source, str(position), stream.name, refused.reason, detail, payload)
 
 
 def in_order(letters: Iterable[DeadLetter]) -> tuple[DeadLetter, ...]:

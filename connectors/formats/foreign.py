@@ -140,6 +140,7 @@ def whole_file(blocks: Iterable[Block]) -> Iterator[Block]:
 
 
 def letter(source: str, position: str, stream: str, reason: Reason, detail: str, payload: str) -> DeadLetter:
-    """A dead letter with a redacted and bounded payload."""
-    cut = redact(payload).encode("utf-8", "replace")[:PAYLOAD_BYTES].decode("utf-8", "ignore")
+    """A dead letter, redacted and bounded."""
+    detail, payload = redact(f"{detail}\n{payload}").split("\n", 1)
+    cut = payload.encode("utf-8", "replace")[:PAYLOAD_BYTES].decode("utf-8", "ignore")
     return DeadLetter(source, position, stream, reason, detail, cut)

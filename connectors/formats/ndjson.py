@@ -60,17 +60,8 @@ def decode_reference(block: Block, stream: Stream, source: str) -> Decoded:
     lines = payload.split(b"\n")
     if not lines[-1]:
         lines.pop()
-    judge = Judge(stream)
-    good: list[tuple[int, Values]] = []
-    refused: list[DeadLetter] = []
-    for position, line in enumerate(lines, block.first):
-        match judge(line):
-            case None:
-                continue
-            case Refused() as verdict:
-                refused.append(dead_letter(source, position, stream, verdict, line))
-            case values:
-                good.append((position, values))
+    numbered = list(enumerate(lines, block.first))
+    good, refused = _judged(numbered, Judge(stream), source)
     events = finish(frame_of(good, stream), stream)
     records = len(good) + len(refused)
     return Decoded(source, stream.name, events, tuple(refused), block.first + len(lines), records)
@@ -85,25 +76,31 @@ def decode_fast(block: Block, stream: Stream, source: str, shapes: Shapes | None
     shapes = Shapes(stream) if shapes is None else shapes
     lines = decode_shaped(_payload(block), shapes, lambda line: isinstance(judge(line), dict), block.first)
     checked, bad = check(lines.frame, stream, control=False)
-    refused: list[DeadLetter] = []
-    for row, verdict in bad.items():
+    rest = [(block.first + number, lines.line(number)) for number in lines.rest.tolist()]
+    good, refused = _judged(rest, judge, source)
+    for row, why in bad.items():
         position = int(lines.frame["record"][row])
-        refused.append(dead_letter(source, position, stream, verdict, lines.line(position - block.first)))
-    good: list[tuple[int, Values]] = []
-    for number in lines.rest.tolist():
-        line, position = lines.line(number), block.first + number
-        match judge(line):
-            case None:
-                continue
-            case Refused() as verdict:
-                refused.append(dead_letter(source, position, stream, verdict, line))
-            case values:
-                good.append((position, values))
+        refused.append(dead_letter(source, position, stream, why, lines.line(position - block.first)))
     if good:
         checked = pl.concat([checked, frame_of(good, stream)]).sort("record")
     next_position = block.first + len(lines.end)
     records = checked.height + len(refused)
     return Decoded(source, stream.name, finish(checked, stream), in_order(refused), next_position, records)
+
+
+def _judged(
+    lines: list[tuple[int, bytes]], judge: Judge, source: str
+) -> tuple[list[tuple[int, Values]], list[DeadLetter]]:
+    """The values of the good lines and the dead letters of the bad ones, each with its line's number."""
+    good: list[tuple[int, Values]] = []
+    refused: list[DeadLetter] = []
+    for position, line in lines:
+        verdict = judge(line)
+        if isinstance(verdict, Refused):
+            refused.append(dead_letter(source, position, judge.stream, verdict, line))
+        elif verdict is not None:
+            good.append((position, verdict))
+    return good, refused
 
 
 class Judge:

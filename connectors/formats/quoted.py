@@ -102,7 +102,7 @@ def _record(data: bytes, start: int, separator: int, last: bool) -> tuple[int, i
             while close >= 0 and data[close + 1 : close + 2] == b'"':
                 close = data.find(b'"', close + 2, limit)
             if close < 0:
-                return bad if last or len(data) >= limit else None
+                return bad if last or (complete and len(data) >= limit) else None
             at = close + 1
             if at == len(data) and not last:
                 return None

@@ -76,26 +76,30 @@ class Buffer:
         windows: npt.NDArray[Any] = np.ndarray((len(self.bytes) - width + 1,), f"V{width}", self.bytes, 0, (1,))
         return windows[at].view("<u8").reshape(len(at), count)
 
-    def differs(self, at: Int64s, piece: bytes) -> Words:
-        """Zero where the bytes from `at` are `piece`."""
-        count = -(-len(piece) // 8)
+    def differs(self, at: Int64s, words: tuple[np.uint64, ...], keep: np.uint64) -> Words:
+        """Zero where the bytes from `at` are those of `words`, of the last of which only `keep` counts."""
+        count = len(words)
         found = self.words(at, count)
-        wanted = np.frombuffer(piece.ljust(8 * count, b"\0"), "<u8")
-        keep = np.frombuffer((b"\xff" * len(piece)).ljust(8 * count, b"\0"), "<u8")
-        out: Words = (found[:, count - 1] ^ wanted[count - 1]) & keep[count - 1]
+        out: Words = (found[:, count - 1] ^ words[-1]) & keep
         for j in range(count - 1):
-            out |= found[:, j] ^ wanted[j]
+            out |= found[:, j] ^ words[j]
         return out
+
+
+def packed(piece: bytes) -> tuple[tuple[np.uint64, ...], np.uint64]:
+    """Bytes as words and as much of the last word as they fill, for `Buffer.differs`."""
+    size = -(-len(piece) // 8) * 8
+    filled = np.frombuffer((b"\xff" * len(piece)).ljust(size, b"\0"), "<u8")
+    return tuple(np.frombuffer(piece.ljust(size, b"\0"), "<u8")), filled[-1]
 
 
 def _last(buffer: Buffer, end: Int64s, length: Int64s) -> tuple[Words, Words, int]:
     """The words that end at `end`, what of them belongs to the value, and how many words there are."""
     longest = int(length.max(initial=0))
     count = 1 if longest <= 8 else 2 if longest <= 16 else 3
-    clipped = np.clip(length, 0, 8 * count)
     keep = KEEP_LAST[count]
-    low = int(clipped.min(initial=8 * count))
-    masks = keep[low : low + 1] if low == min(longest, 8 * count) else keep[clipped]
+    alike = 0 < longest <= 8 * count and int(length.min()) == longest
+    masks = keep[longest : longest + 1] if alike else keep.take(length, axis=0, mode="clip")
     return buffer.words(end - 8 * count, count), masks, count
 
 
@@ -118,7 +122,7 @@ def naturals(buffer: Buffer, start: Int64s, end: Int64s) -> tuple[Int64s, Mask]:
         bad = bad | odd[:, j]
         value = value * np.uint64(100_000_000) + _value(digits[:, j])
     out: Int64s = value.view(np.int64)
-    return out, (bad == 0) & (length <= DIGITS) & (out >= SMALLEST[np.clip(length, 0, DIGITS)])
+    return out, (bad == 0) & (length <= DIGITS) & (out >= SMALLEST.take(length, mode="clip"))
 
 
 def integers(buffer: Buffer, start: Int64s, end: Int64s) -> tuple[Int64s, Mask, Mask]:
@@ -128,7 +132,7 @@ def integers(buffer: Buffer, start: Int64s, end: Int64s) -> tuple[Int64s, Mask, 
         return value, good, good
     rest = np.flatnonzero(~good)
     start, end = start[rest], end[rest]
-    minus = buffer.octets[np.clip(start, 0, len(buffer.octets) - 1)] == 0x2D
+    minus = buffer.octets.take(start, mode="clip") == 0x2D
     below, whole = naturals(buffer, start + 1, end)
     value[rest] = np.where(minus & whole, -below, 0)
     good[rest] = minus & whole
@@ -140,7 +144,7 @@ def integers(buffer: Buffer, start: Int64s, end: Int64s) -> tuple[Int64s, Mask, 
 def literals(buffer: Buffer, start: Int64s, end: Int64s) -> tuple[Mask, Mask, Mask]:
     """Where the value is `null`, `true`, `false`."""
     length = end - start
-    word = buffer.words(end - 8, 1)[:, 0] & KEEP_LAST[1][np.clip(length, 0, 8), 0]
+    word = buffer.words(end - 8, 1)[:, 0] & KEEP_LAST[1].take(length, axis=0, mode="clip")[:, 0]
     four = length == 4
     return four & (word == NULL), four & (word == TRUE), (length == 5) & (word == FALSE)
 
@@ -188,7 +192,7 @@ def texts(buffer: Buffer, start: Int64s, end: Int64s) -> Words:
     """Arrow string views of the texts: 16 bytes each, long ones as references into `buffer.bytes` (data buffer 0)."""
     length = end - start
     words = buffer.words(start - 4, 2)
-    views: Words = words & KEEP_TEXT[np.minimum(length, INLINE)]
+    views: Words = words & KEEP_TEXT.take(length, axis=0, mode="clip")
     views[:, 0] |= length.view(np.uint64)
     long = np.flatnonzero(length > INLINE)
     if len(long):

@@ -15,7 +15,19 @@ from typing import Final, Literal
 
 import numpy as np
 
-from connectors.formats.scan import WIDEST, Buffer, Int64s, Mask, Words, flags, integers, literals, scalars, texts
+from connectors.formats.scan import (
+    WIDEST,
+    Buffer,
+    Int64s,
+    Mask,
+    Words,
+    flags,
+    integers,
+    literals,
+    packed,
+    scalars,
+    texts,
+)
 from pipelines.streams import Flag, Stream, Text
 
 TOKEN: Final = re.compile(rb'"[^"\\]*"|[^\s{}\[\]:,"\\]+')
@@ -40,6 +52,12 @@ class Piece:
     text: bytes
     quote: int
     offset: int
+    words: tuple[np.uint64, ...]
+    keep: np.uint64
+
+    @staticmethod
+    def of(text: bytes, quote: int) -> Piece:
+        return Piece(text, quote, text.find(b'"'), *packed(text))
 
 
 @dataclass(slots=True)
@@ -49,7 +67,7 @@ class Values:
     integers: dict[str, tuple[Int64s, Mask | None]] = field(default_factory=dict)
     texts: dict[str, Words] = field(default_factory=dict)
 
-    def only(self, rows: Mask) -> Values:
+    def only(self, rows: Int64s) -> Values:
         return Values(
             {k: (v[rows], None if known is None else known[rows]) for k, (v, known) in self.integers.items()},
             {k: v[rows] for k, v in self.texts.items()},
@@ -83,7 +101,7 @@ class Shape:
         def cut(end: int) -> None:
             nonlocal quotes, begun
             text = line[begun:end]
-            pieces.append(Piece(text, quotes, text.find(b'"')))
+            pieces.append(Piece.of(text, quotes))
             quotes += text.count(b'"')
 
         for token in TOKEN.finditer(line):
@@ -121,7 +139,7 @@ class Shape:
         at = [quotes[:, p.quote] - p.offset if p.offset >= 0 else end - len(p.text) for p in self.pieces]
         wrong = (at[0] ^ begin).view(np.uint64) | ((at[last] + len(self.pieces[last].text)) ^ end).view(np.uint64)
         for piece, start in zip(self.pieces, at, strict=True):
-            wrong |= buffer.differs(start, piece.text)
+            wrong |= buffer.differs(start, piece.words, piece.keep)
         good: Mask = wrong == 0
         out = Values()
         for j, slot in enumerate(self.slots):

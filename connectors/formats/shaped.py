@@ -24,12 +24,14 @@ from connectors.formats.shape import Shape, Values
 from pipelines.streams import Stream
 
 ATTEMPTS: Final = 8
-"""Lines of a group that may be tried for a new shape in one block."""
+"""Lines of a group that may be tried for a new shape in one run."""
+FEW: Final = 24
+"""So many lines are decoded faster one by one than together."""
 REMEMBERED: Final = 64
-STRIDE: Final = 64
 RUN_BYTES: Final = 1 << 19
 LINE_FEED: Final = 0x0A
 QUOTE: Final = 0x22
+BACKSLASH: Final = 0x5C
 EMPTY: Final[Int64s] = np.zeros(0, np.int64)
 
 Accepts = Callable[[bytes], bool]
@@ -67,7 +69,7 @@ class Lines:
         marks: Int64s = np.flatnonzero(np.logical_or(feeds, inside == QUOTE, out=feeds))
         marks += start
         self._marks = marks
-        at = self._feeds(count, start)
+        at = self._feeds(count)
         self.end: Int64s = marks[at]
         self.begin: Int64s = np.empty_like(self.end)
         self._base: Int64s = np.empty_like(self.end)
@@ -80,24 +82,17 @@ class Lines:
     def __len__(self) -> int:
         return len(self.end)
 
-    def _feeds(self, count: int, start: int) -> Int64s:
-        """Which of the marks are line feeds. Most lines have equally many quotes: that is the first guess."""
+    def _feeds(self, count: int) -> Int64s:
+        """Which of the marks are line feeds."""
         octets, marks = self.buffer.octets, self._marks
-        if not count:
-            return np.zeros(0, np.int64)
-        per_line, rest = divmod(len(marks), count)
-        if not rest:
-            guess = np.arange(per_line - 1, len(marks), per_line)
+        if count and not len(marks) % count:
+            # Where all lines have equally many quotes it is every so-manieth.
+            width = len(marks) // count
+            guess = np.arange(width - 1, len(marks), width)
             if (octets[marks[guess]] == LINE_FEED).all():
                 return guess
-        feeds = np.flatnonzero(self.inside == LINE_FEED) + start
-        sample = np.searchsorted(marks, feeds[::STRIDE])
-        usual = int(np.median(np.diff(sample))) // STRIDE if len(sample) > 1 else per_line
-        guess = np.repeat(sample, STRIDE)[:count] + (np.arange(count) % STRIDE) * max(usual, 1)
-        np.minimum(guess, len(marks) - 1, out=guess)
-        wrong = np.flatnonzero(marks[guess] != feeds)
-        guess[wrong] = np.searchsorted(marks, feeds[wrong])
-        return guess
+        feeds: Int64s = np.flatnonzero(octets[marks] == LINE_FEED)
+        return feeds
 
     def line(self, number: int) -> bytes:
         return self.buffer.bytes[int(self.begin[number]) : int(self.end[number])]
@@ -117,16 +112,20 @@ class Lines:
         """The lines that only the reference decoder may judge, whatever their shape; None when there are none."""
         inside, octets, start = self.inside, self.buffer.octets, int(self.begin[0])
         odd: Mask = (self.end - self.begin) > MAX_LINE
-        special = int(np.count_nonzero((inside - np.uint8(0x20)) > np.uint8(0x5E)))
-        if special == len(self) and not self.buffer.backslash:
-            return odd if odd.any() else None
-        control = (inside < 0x20) & (inside != LINE_FEED) | (inside == 0x7F) | (inside == 0x5C)
-        at = np.flatnonzero(control) + start
-        at = at[(octets[at] != 0x0D) | (octets[at + 1] != LINE_FEED)]
-        odd[np.searchsorted(self.end, at)] = True
-        if int(inside.max()) >= 0x80 and not _is_utf8(self.buffer.bytes[start : int(self.end[-1])]):
-            for number in np.unique(np.searchsorted(self.end, np.flatnonzero(inside >= 0x80) + start)).tolist():
-                odd[number] |= not _is_utf8(self.line(number))
+        special = (inside - np.uint8(0x20)) > np.uint8(0x5E)
+        if int(np.count_nonzero(special)) > len(self):
+            # Not only line feeds: control characters (CRLF aside), DEL, or bytes that must be UTF-8.
+            at = np.flatnonzero(special) + start
+            found = octets[at]
+            control = (found < 0x20) & (found != LINE_FEED) | (found == 0x7F)
+            control &= (found != 0x0D) | (octets[at + 1] != LINE_FEED)
+            odd[np.searchsorted(self.end, at[control])] = True
+            beyond = at[found >= 0x80]
+            if len(beyond) and not _is_utf8(self.buffer.bytes[start : int(self.end[-1])]):
+                for number in np.unique(np.searchsorted(self.end, beyond)).tolist():
+                    odd[number] |= not _is_utf8(self.line(number))
+        if self.buffer.backslash:
+            odd[np.searchsorted(self.end, np.flatnonzero(inside == BACKSLASH) + start)] = True
         return odd if odd.any() else None
 
 
@@ -203,7 +202,7 @@ def _match(
     known = shapes.of(quotes)
     attempts = ATTEMPTS
     left: list[Int64s] = []
-    while len(group) and (known or attempts):
+    while len(group) > FEW and (known or attempts):
         shape = known.pop(0) if known else None
         learnt = shape is None
         if learnt:
@@ -216,8 +215,13 @@ def _match(
             good, values = shape.match(lines.buffer, table, lines.begin[group], lines.end[group])
             if good.any():
                 shapes.used(shape)
-                parts.append((group + first, values) if good.all() else (group[good] + first, values.only(good)))
-                group = group[~good]
+                if good.all():
+                    parts.append((group + first, values))
+                    group = EMPTY
+                else:
+                    rows = np.flatnonzero(good)
+                    parts.append((group[rows] + first, values.only(rows)))
+                    group = group[~good]
                 continue
         if learnt:
             left.append(group[:1])

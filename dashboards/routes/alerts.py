@@ -15,7 +15,7 @@ from dashboards.problems import Problem
 TRANSITIONS_SHOWN: Final = 1_000
 
 AlertState = Literal["open", "ended", "all"]
-AlertLevel = Literal["I", "II", "III", "IV"]
+AlertLevel = Literal["I", "II", "III", "IV", "no_data"]
 
 
 def add_alerts(app: FastAPI, board: Board, store: Store) -> None:

@@ -14,15 +14,13 @@ from dashboards.answers import Cursor, Limit, Name, Store, answer, from_cursor, 
 from dashboards.board import SCREEN_KINDS, Board
 from dashboards.problems import Problem
 from dashboards.tiles import Tile, rows, tile
-from pipelines.city import City
-from pipelines.streams import HOUR_MS, STREAMS
+from pipelines.catalogue import STREAMS
+from pipelines.streams import HOUR_MS
 
 PLACE_KINDS: Final = tuple(dict.fromkeys((*SCREEN_KINDS, *(level for s in STREAMS for level in s.levels))))
 
 
-def add_indicators(
-    app: FastAPI, board: Board, definitions: Mapping[str, dict[str, Any]], city: City, store: Store
-) -> None:
+def add_indicators(app: FastAPI, board: Board, definitions: Mapping[str, dict[str, Any]], store: Store) -> None:
     def known(indicator: str) -> dict[str, Any]:
         if indicator not in definitions:
             raise problems.unknown("indicator", indicator, definitions)
@@ -72,7 +70,7 @@ def add_indicators(
         if where is None:
             if place_kind != "city":
                 raise Problem(422, f"place is missing: with place_kind {place_kind!r} say which one")
-            where = next((t["place"] for t in current if t["place_kind"] == "city"), city.id)
+            where = next((t["place"] for t in current if t["place_kind"] == "city"), "city")
         now = board.clock()
         frame = store.read(lambda r: r.history(indicator, place_kind, where, now - hours * HOUR_MS, now, limit))
         history = [tile(row, provisional=False) for _, row in rows(frame.tail(limit))]

@@ -3,17 +3,18 @@
 
 const WORDS = {
   "zh-CN": {
-    title: "城市运行实时数据", connecting: "连接中", live: "实时", stale: "数据滞后", disconnected: "连接中断",
+    title: "城市运行实时数据", connecting: "连接中", pending: "等待数据", notReady: "运行未就绪，数据可能停滞（原因见 /readyz）", live: "实时", stale: "数据滞后", disconnected: "连接中断",
     lost: "连接中断，正在重连｜画面为 {0}前的数据", slow: "数据滞后｜画面为 {0}前", waiting: "尚无数据：等待第一批读数",
     alerts: "当前预警", noAlerts: "当前无有效预警 ✓", maybeMore: "列表可能不完整", districts: "各区", sources: "数据来源",
     place: "区", value: "数值", age: "时间", state: "状态", stream: "数据流", last: "最近数据", lateShare: "迟到占比",
     refused: "拒收", behind: "水位", degraded: "降级", no_data: "无数据", since: "自 {0}", silent: "静默", provisional: "暂定",
     old: "陈旧", complete: "完整度 {0}", now: "刚刚", ago: "{0}前", s: "{0} 秒", m: "{0} 分", h: "{0} 小时", d: "{0} 天",
     threshold: "阈值", city: "全市", none: "—", other: "English", otherLabel: "Switch to English", until: "至 {0}",
-    levels: { I: "Ⅰ级 红", II: "Ⅱ级 橙", III: "Ⅲ级 黄", IV: "Ⅳ级 蓝" }, noReading: "尚无读数", noStreams: "尚无数据",
+    levels: { I: "Ⅰ级 红", II: "Ⅱ级 橙", III: "Ⅲ级 黄", IV: "Ⅳ级 蓝", no_data: "无数据" }, noReading: "尚无读数", noStreams: "尚无数据",
   },
   "en-US": {
-    title: "Live city operations", connecting: "Connecting", live: "Live", stale: "Data is old", disconnected: "Disconnected",
+    title: "Live city operations", connecting: "Connecting", pending: "Waiting for data",
+    notReady: "The run is not ready, numbers may be stuck (why: /readyz)", live: "Live", stale: "Data is old", disconnected: "Disconnected",
     lost: "Connection lost, reconnecting | showing data from {0} ago", slow: "Data is old | from {0} ago",
     waiting: "No data yet: waiting for the first readings", alerts: "Open alerts", noAlerts: "no open alerts ✓",
     maybeMore: "the list may be incomplete", districts: "Districts", sources: "Sources", place: "District", value: "Value",
@@ -21,11 +22,11 @@ const WORDS = {
     degraded: "degraded", no_data: "no data", since: "since {0}", silent: "silent", provisional: "provisional", old: "stale",
     complete: "{0} complete", now: "just now", ago: "{0} ago", s: "{0} s", m: "{0} min", h: "{0} h", d: "{0} d",
     threshold: "threshold", city: "Whole city", none: "—", other: "中文", otherLabel: "切换为中文", until: "to {0}",
-    levels: { I: "Level I Red", II: "Level II Orange", III: "Level III Yellow", IV: "Level IV Blue" },
+    levels: { I: "Level I Red", II: "Level II Orange", III: "Level III Yellow", IV: "Level IV Blue", no_data: "No data" },
     noReading: "no reading yet", noStreams: "no data yet",
   },
 };
-const SHAPES = { I: "■", II: "▲", III: "◆", IV: "●" };
+const SHAPES = { I: "■", II: "▲", III: "◆", IV: "●", no_data: "○" };
 const REASONS = {
   no_weight: ["权重缺失", "no weight"], too_few_samples: ["样本不足", "too few samples"], incomplete: ["窗口未完成", "incomplete"],
   input_ended: ["输入已结束", "input ended"], not_collected: ["未采集", "not collected"], no_attribute: ["缺少属性", "attribute missing"], no_capacity: ["容量未知", "capacity unknown"], none_open: ["无在办件", "none open"],
@@ -37,7 +38,7 @@ const asked = params.get("lang") || navigator.language || "zh-CN";
 let lang = asked.startsWith("zh") ? "zh-CN" : "en-US";
 
 const state = {
-  catalogue: null, byId: new Map(), districts: new Map(), final: new Map(), provisional: new Map(), alerts: new Map(),
+  catalogue: null, ready: null, byId: new Map(), districts: new Map(), final: new Map(), provisional: new Map(), alerts: new Map(),
   streams: {}, build: null, chosen: params.get("indicator"), skew: null, speed: 1, heard: null, source: null, retry: 1, started: Date.now(),
 };
 const $ = (id) => document.getElementById(id);
@@ -103,7 +104,7 @@ function scale(indicator) { return /\d-\d/.test(indicator.unit) ? indicator.unit
 function percent(share) { return new Intl.NumberFormat(lang, { style: "percent", maximumFractionDigits: 1 }).format(share); }
 function reason(reading) {
   const given = reading.detail && reading.detail.reason;
-  if (!given) return "";
+  if (!given || given === "provisional") return "";
   return given in REASONS ? REASONS[given][zh() ? 0 : 1] : String(given);
 }
 // What is shown of a cell: the final reading, or the provisional one while there is no final one.
@@ -196,11 +197,7 @@ function drawTile(indicator) {
   const { main, ahead } = shown(indicator, "city", place);
   const age = ageOf(main, indicator);
   const text = figure(main, indicator);
-  if (parts.value.textContent && parts.value.textContent !== text) {
-    parts.node.classList.remove("flash");
-    void parts.node.offsetWidth;
-    parts.node.classList.add("flash");
-  }
+  mark(parts.node, "fresh", parts.value.textContent && parts.value.textContent !== text);
   put(parts.value, text);
   parts.unit.hidden = !main || main.value === null;
   mark(parts.node, "none", !main || main.value === null);
@@ -220,7 +217,8 @@ function stateNotes(reading, age, indicator) {
     notes.push(["word", t("no_data")], ["age", t("since", hhmm(reading.no_data_since || reading.window_end))]);
   } else {
     notes.push(["age", age.text]);
-    if (reading.state === "degraded") notes.push(["word word-degraded", t("degraded")]);
+    // A provisional reading is degraded by being provisional; that has its own word.
+    if (reading.state === "degraded" && !(reading.detail && reading.detail.reason === "provisional")) notes.push(["word word-degraded", t("degraded")]);
   }
   if (age.silent) notes.push(["word", `${t("silent")} · ${t("since", hhmm(reading.window_end))}`]);
   else if (age.old) notes.push(["word", t("old")]);
@@ -285,10 +283,11 @@ function drawAlerts() {
     (a, b) => (order[a.level] ?? 9) - (order[b.level] ?? 9) || Date.parse(b.started_at) - Date.parse(a.started_at),
   );
   put($("alerts-count"), open.length ? String(open.length) : "");
-  const lost = $("head").classList.contains("disconnected");
+  const name = $("head").className;
+  const lost = name === "disconnected" || name === "stale";
   $("alerts-empty").hidden = open.length > 0 && !lost;
-  put($("alerts-empty"), lost ? t("maybeMore") : state.skew ? t("noAlerts") : t("none"));
-  mark($("alerts-empty"), "none", lost || !state.skew);
+  put($("alerts-empty"), lost ? t("maybeMore") : name === "live" ? t("noAlerts") : t("none"));
+  mark($("alerts-empty"), "none", name !== "live");
   const list = $("alerts");
   const visible = open.slice(0, 200);
   while (list.children.length > visible.length) list.lastChild.remove();
@@ -334,13 +333,13 @@ function connection() {
     return ["disconnected", t("lost", duration(silent * 1000))];
   }
   const readings = [...state.final.values(), ...state.provisional.values()];
-  if (!readings.length) return ["live", t("waiting")];
+  if (!readings.length) return ["pending", t("waiting")];
   const fresh = readings.some((r) => state.byId.has(r.indicator) && !ageOf(r, state.byId.get(r.indicator)).old);
   if (!fresh) {
     const last = Math.max(...readings.map((r) => Date.parse(r.window_end)));
     return ["stale", t("slow", duration(now() - last))];
   }
-  return ["live", ""];
+  return ["live", state.ready === false ? t("notReady") : ""];
 }
 function draw() {
   const [name, notice] = connection();
@@ -385,6 +384,7 @@ const ON = {
     }
   },
   hb(p) {
+    state.ready = p.ready;
     if (state.build !== null && p.build !== state.build) location.reload();
     state.build = p.build;
   },

@@ -15,8 +15,10 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from datetime import datetime, timedelta
 from types import ModuleType
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 from pipelines.catalogue.graph import CatalogueError, check, levels
 from pipelines.city import City
@@ -24,6 +26,7 @@ from pipelines.indicator import Composite, Indicator, Panes, Part, Thresholds, c
 from pipelines.rollup import Rollup
 from pipelines.streams import STREAMS as SHIPPED
 from pipelines.streams import Stream
+from pipelines.windows import Day
 
 TOOLS: Final = ("graph", "reference", "rollups")
 """Modules of the folder that declare no indicators."""
@@ -96,7 +99,22 @@ def for_city(city: City) -> tuple[Indicator, ...]:
             if name not in allowed:
                 raise CatalogueError(f"city {city.id!r}: [{table}] names {name!r}; {_nearest(name, allowed)}")
     check(found)
+    for each in found:
+        whole_days(each, city.zone)
     return found
+
+
+def whole_days(each: Indicator, zone: str) -> None:
+    """Refuses calendar days that would cut a pane: the zone's offset must be a multiple of it (rule 13)."""
+    if isinstance(each.kind, Panes) and isinstance(each.window, Day):
+        pane = timedelta(milliseconds=each.kind.rollup.pane_ms)
+        for month in (1, 7):
+            offset = datetime(2026, month, 1, tzinfo=ZoneInfo(zone)).utcoffset() or timedelta()
+            if offset % pane:
+                raise CatalogueError(
+                    f"indicator {each.id!r} counts local days in panes of {pane}, which midnight in {zone} cuts"
+                    f" (offset {offset}); give rollup {each.kind.rollup.name!r} a shorter pane"
+                )
 
 
 def _tuned(each: Indicator, given: Mapping[str, Any]) -> Indicator:
@@ -164,6 +182,8 @@ def _nearest(name: str, allowed: Iterable[str]) -> str:
 
 
 check(CATALOGUE)
+if len({s.name for s in STREAMS}) < len(STREAMS):
+    raise CatalogueError(f"two streams have one name among {', '.join(s.name for s in STREAMS)}; rename one")
 __all__ = [
     "CATALOGUE",
     "IDS",
@@ -176,4 +196,5 @@ __all__ = [
     "levels",
     "rollups",
     "stream",
+    "whole_days",
 ]

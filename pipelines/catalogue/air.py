@@ -55,40 +55,41 @@ def concentration(item: str) -> pl.Expr:
     return pl.when(stations == 1).then(pl.col(item)).otherwise(mean)
 
 
-def found(columns: Mapping[str, str], edition: Edition, parts: Mapping[str, pl.Expr]) -> pl.Expr:
-    """A struct per cell: each item's concentration (`item`) and index (`item:index`) by its column of the table; each
-    pollutant's index (`iaqi:pollutant`, by `parts`, expressions over the fields before); `aqi` and `primary`.
-
-    Built in stages, each reading the fields of the one before: repeated instead, it would be thousands of nodes.
-    """
-    each = {p: pl.field(f"iaqi:{p}") for p in parts}
-    stages = (
-        [iaqi(pl.field(item), column, edition).alias(f"{item}:index") for item, column in columns.items()],
-        [part.alias(f"iaqi:{p}") for p, part in parts.items()],
-        [aqi_cn.aqi(list(each.values())).alias("aqi")],
-        [aqi_cn.primary(pl.field("aqi"), each).alias("primary")],
-    )
-    cell = pl.struct(concentration(item).alias(item) for item in columns)
-    for stage in stages:
-        cell = cell.struct.with_fields(*stage)
-    return cell
-
-
-def kind(cell: pl.Expr, aggregate: Sequence[pl.Expr], partial: Sequence[pl.Expr], items: Sequence[str]) -> Panes:
-    """The AQI that `found` gives. `detail`: primary pollutants, their indices, concentrations (ug/m3; CO mg/m3)."""
-    amounts = [(pl.field(i) / 10 if unit(i) > 1 else pl.field(i)).alias(i) for i in items]
-    indices = [pl.field(f"iaqi:{p}").alias(p) for p in POLLUTANTS]
-    shown = cell.struct.with_fields(pl.struct(indices).alias("iaqi"), pl.struct(amounts).alias("concentration"))
-    value = cell.struct.field("aqi")
+def kind(
+    columns: Mapping[str, str],
+    edition: Edition,
+    parts: Mapping[str, pl.Expr],
+    aggregate: Sequence[pl.Expr],
+    partial: Sequence[pl.Expr],
+) -> Panes:
+    """An AQI. `columns`: the table's column by which each item is judged; `parts`: each pollutant's index, of the
+    columns `item:mean` (concentration) and `item:index`. `detail`: primary pollutants, indices, concentrations (ug/m3;
+    CO mg/m3)."""
+    index = pl.col("aqi")
+    each = {p: pl.col(f"iaqi:{p}") for p in parts}
+    mean = {item: pl.col(f"{item}:mean") for item in columns}
+    judged = (iaqi(mean[item], column, edition).alias(f"{item}:index") for item, column in columns.items())
+    # Polars divides by a constant with its reciprocal, so 12 / 10 is 1.2000000000000002; rounding makes it 1.2.
+    amounts = (((c / 10).round(1) if unit(item) > 1 else c).alias(item) for item, c in mean.items())
     return Panes(
         STATIONS,
         aggregate=tuple(aggregate),
         partial=tuple(partial),
-        value=value.cast(pl.Float64),
+        steps=(
+            tuple(concentration(item).alias(f"{item}:mean") for item in columns),
+            tuple(judged),
+            tuple(part.alias(f"iaqi:{p}") for p, part in parts.items()),
+            (aqi_cn.aqi(list(each.values())).alias("aqi"),),
+        ),
+        value=index.cast(pl.Float64),
         num=None,
         den=None,
-        reason=pl.when(value.is_null()).then(pl.lit("NA")),
-        detail=(shown.struct.field("primary"), shown.struct.field("iaqi"), shown.struct.field("concentration")),
+        reason=pl.when(index.is_null()).then(pl.lit("NA")),
+        detail=(
+            aqi_cn.primary(index, each).alias("primary"),
+            pl.struct(part.alias(p) for p, part in each.items()).alias("iaqi"),
+            pl.struct(amounts).alias("concentration"),
+        ),
         reduce=True,
     )
 
@@ -102,8 +103,7 @@ def six_means(edition: Edition) -> Panes:
         aggregate += [total.sum(), covered.sum()]
         # ngm3 is in 0.001 ug/m3, so a sum over its time is 1000 per ug/m3.
         partial += at_station(p, total, covered, 1000, covered >= VALID_MS)
-    cell = found(HOURLY, edition, {p: pl.field(f"{p}:index") for p in POLLUTANTS})
-    return kind(cell, aggregate, partial, POLLUTANTS)
+    return kind(HOURLY, edition, {p: pl.col(f"{p}:index") for p in POLLUTANTS}, aggregate, partial)
 
 
 def nine_items() -> Panes:
@@ -121,13 +121,12 @@ def nine_items() -> Panes:
         aggregate += [pl.when(counts).then(mean).sum().alias(f"{item}:sum"), valid_hours.alias(f"{item}:hours")]
         hours_there = pl.col(f"{item}:hours")
         partial += at_station(item, pl.col(f"{item}:sum"), hours_there, NANO, hours_there >= ENOUGH[hours])
-    own = {p: pl.field(f"{column}:index") for p, column in HOURLY.items()}
-    day_above_800 = pl.when(pl.field("so2_1h") > 800).then(pl.field("so2_24h:index"))
-    parts = own | {
-        "so2": day_above_800.otherwise(pl.field("so2_1h:index")),
-        "o3": pl.max_horizontal(pl.field("o3_1h:index"), pl.field("o3_8h:index")),
+    day_above_800 = pl.when(pl.col("so2_1h:mean") > 800).then(pl.col("so2_24h:index"))
+    parts = {p: pl.col(f"{column}:index") for p, column in HOURLY.items()} | {
+        "so2": day_above_800.otherwise(pl.col("so2_1h:index")),
+        "o3": pl.max_horizontal("o3_1h:index", "o3_8h:index"),
     }
-    return kind(found({item: item for item in LITERAL}, 2012, parts), aggregate, partial, tuple(LITERAL))
+    return kind({item: item for item in LITERAL}, 2012, parts, aggregate, partial)
 
 
 CLEAN: Final = {"so2": 10, "no2": 30, "co": 800, "o3": 60, "pm10": 60, "pm25": 20}

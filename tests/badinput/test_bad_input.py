@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +169,14 @@ KINDS: tuple[tuple[str, bytes, str, str], ...] = (
 )
 
 
+@pytest.fixture(autouse=True, scope="module")
+def few_is_none() -> Iterator[None]:
+    """Small blocks too go through the vectorised decoder here; in earnest they are decoded line by line."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("connectors.formats.shaped.FEW", 0)
+        yield
+
+
 def path_of(number: int, payload: bytes, monkeypatch: pytest.MonkeyPatch) -> str:
     """Which part of the vectorised decoder dealt with a line."""
     odd: list[np.ndarray] = []
@@ -261,7 +270,7 @@ def test_details_say_column_value_and_what_is_allowed() -> None:
         "fraction": "count is 2.7; a whole number is wanted",
         "long text": "note has 17 bytes; at most 16 are allowed",
         "duplicate key": "count is there more than once; parsers disagree on which one counts",
-        "naive time": 't is "2026-03-01 00:00:00"; allowed are whole milliseconds since 1970-01-01 (UTC), 0 to 253370764799999',
+        "before 1970": "t is -1; allowed are whole milliseconds since 1970-01-01 (UTC), 0 to 253370764799999",
     }
     for name, detail in wanted.items():
         bad = next(b for n, b, _, _ in KINDS if n == name)
@@ -319,7 +328,7 @@ def test_damaged_gzip_keeps_what_comes_before(tmp_path: Path) -> None:
     packed[len(packed) // 2] ^= 0xFF
     path.write_bytes(packed)
     events, letters, _ = read(path, SMALL)
-    assert 0 < events.height <= 3_000
+    assert 500 < events.height < 2_500
     assert letters[-1].reason == "truncated"
 
 

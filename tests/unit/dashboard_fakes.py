@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -15,11 +15,10 @@ from dashboards.app import create_app
 from dashboards.board import Board, StreamHealth
 from dashboards.metrics import Metrics
 from dashboards.ring import Ring
+from pipelines import catalogue
 from pipelines.city import City, District
-from pipelines.indicator import Good, Thresholds
 from pipelines.model import EPISODES_SCHEMA, READINGS_SCHEMA, TRANSITIONS_SCHEMA
-from pipelines.streams import LINK, Stream
-from pipelines.windows import Slide, Window, tumble
+from pipelines.windows import Slide, tumble
 
 MINUTE = 60_000
 START = 1_772_409_600_000
@@ -28,29 +27,8 @@ DISTRICTS = tuple(f"d{n:02d}" for n in range(1, 13))
 CITY = City("demo", "云川市", "Yunchuan", "Asia/Shanghai", tuple(District(d, f"{d}区", d) for d in DISTRICTS))
 
 
-FIVE_BY_ONE = Slide(5 * MINUTE, MINUTE)
-OURS = Thresholds((1.0, 2.0), "P", "ours")
-
-
-@dataclass(frozen=True)
-class Shown:
-    id: str
-    zh: str = "指标"
-    en: str = "Indicator"
-    unit: str = "%"
-    domain: str = "traffic"
-    method_id: str = "m1"
-    window: Window = FIVE_BY_ONE
-    thresholds: Thresholds = OURS
-    good: Good = "down"
-    target: float | None = None
-    decimals: int = 1
-    stream: Stream | None = LINK
-    inputs: tuple[str, ...] = ()
-    kind: object = None
-
-
-INDICATORS = (Shown("speed"), Shown("tti", window=tumble(5 * MINUTE)))
+SPEED = replace(catalogue.indicator("traffic.speed"), id="speed", window=Slide(5 * MINUTE, MINUTE))
+INDICATORS = (SPEED, replace(SPEED, id="tti", window=tumble(5 * MINUTE)))
 
 
 @dataclass(frozen=True)

@@ -252,7 +252,7 @@ def fuzzed() -> Iterator[tuple[Fixture, Counter[int]]]:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    path=st.sampled_from(PATHS),
+    path=st.sampled_from([p for p in PATHS if p.startswith("/api/")] * 3 + list(PATHS)),
     more=st.one_of(st.just(""), st.text(max_size=20), st.sampled_from(TRICKY)),
     pairs=PAIRS,
     raw=st.binary(max_size=40),
@@ -277,8 +277,7 @@ def test_no_input_is_an_error_of_ours(
     for where, what in ((path, query.encode()), (path, raw), (path + more, query.encode())):
         answer = get(f.app, where.encode("utf-8", "replace").decode(), what, headers)
         seen[answer.status] += 1
-        # 503 is an answer here: the run has delivered no watermark, and a fuzzed reader has nothing.
-        assert answer.status < 500 or (answer.status == 503 and where.startswith("/readyz")), (where, what, answer)
+        assert answer.status < 500, (where, what, answer)
         if answer.status >= 400:
             assert answer.headers["content-type"] == "application/problem+json", (where, what)
             orjson.loads(answer.body)
@@ -447,6 +446,7 @@ def test_two_hundred_clients_that_stop_reading_cost_little_and_hold_nobody_up() 
         assert grown is None or grown < 200 * (size + (192 << 10)) / 2**20 + 40
         began = time.monotonic()
         running.stop()
+        print(f"stopped in {time.monotonic() - began:.2f} s with 200 stalled clients")
         assert time.monotonic() - began <= 3 and not running.alive
         for client in clients:
             client.close()

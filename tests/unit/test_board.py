@@ -73,6 +73,14 @@ def test_provisional_stands_only_where_it_is_newer_and_is_replaced_as_a_whole() 
     assert last_delta(f)["gone"] == [["speed", "city", "demo"]]
 
 
+def test_finals_alone_leave_the_provisional_set_but_for_what_they_overtake() -> None:
+    f = city()
+    f.step([], [reading(end=START + MINUTE), reading(place="d01", end=START + MINUTE)])
+    f.board.update(readings(reading(end=START + MINUTE)), None, [], None, {}, START)
+    assert set(tiles(f)) == {("speed", "demo", False), ("speed", "d01", True)}
+    assert last_delta(f)["gone"] == [["speed", "city", "demo"]]
+
+
 def test_no_data_is_null_with_its_beginning_and_never_zero() -> None:
     f = city()
     f.step([reading(end=START, value=None)])
@@ -165,6 +173,18 @@ def test_not_ready_names_every_reason_and_recovers() -> None:
     assert f.board.not_ready()[0] == "store has failed: disk full"
     f.board.recovered("store")
     assert len(f.board.not_ready()) == 2
+
+
+def test_a_run_that_catches_up_is_not_ready_for_that_reason_alone() -> None:
+    f = city(stuck_after_ms=60_000)
+    f.board.hold("the hour before now is being replayed")
+    f.step([reading()], health={"link": {"watermark": START}})
+    f.clock.now += 600_000
+    assert f.board.not_ready() == ["the hour before now is being replayed"]
+    f.board.release()
+    assert f.board.not_ready() == []
+    f.clock.now += 61_000
+    assert len(f.board.not_ready()) == 1
 
 
 # --- ring and stream ------------------------------------------------------------------------------------------------

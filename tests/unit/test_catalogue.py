@@ -253,6 +253,19 @@ def test_weights_of_zero_everywhere_are_refused() -> None:
         for_city(replace(CITY, weights={p.indicator: 0 for p in kind.parts}))
 
 
+def test_a_zone_must_not_cut_the_panes_of_a_local_day() -> None:
+    daily = replace(indicator("traffic.occupancy"), window=Day())
+    hourly = replace(indicator("aqi.realtime"), window=Day())
+    for zone in ("Asia/Shanghai", "Asia/Kolkata", "Asia/Kathmandu", "Europe/Berlin"):
+        catalogue.whole_days(daily, zone)
+    catalogue.whole_days(hourly, "Europe/Berlin")
+    catalogue.whole_days(indicator("aqi.realtime"), "Asia/Kolkata")
+    with pytest.raises(
+        CatalogueError, match=r"panes of 1:00:00, which midnight in Asia/Kolkata cuts \(offset 5:30:00\)"
+    ):
+        catalogue.whole_days(hourly, "Asia/Kolkata")
+
+
 def test_lookups_name_the_nearest() -> None:
     with pytest.raises(LookupError, match=r"indicator 'traffic.tpl' is unknown; .*Did you mean 'traffic.tpi'\?"):
         indicator("traffic.tpl")
@@ -330,7 +343,6 @@ INDICATORS = (Indicator(
 '''
 SHOW = """
 from pipelines import catalogue
-from pipelines.pack import PLACE_COLUMNS, read_places
 print(catalogue.indicator("payment.success").en, catalogue.stream("pay").place, len(catalogue.CATALOGUE))
 """
 

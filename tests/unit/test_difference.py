@@ -147,7 +147,9 @@ def test_negative_control_a_blind_comparison_finds_nothing(tmp_path: Path, monke
     """With the values taken out of the rule the changed output passes: it is the rule that finds it."""
     a, b = output(tmp_path / "a"), output(tmp_path / "b", readings=first(readings(), num=7))
     assert difference(a, b)
-    monkeypatch.setattr(module, "READINGS", module.Rule(module.READING_KEY, ("unit",), split="indicator"))
+    monkeypatch.setattr(
+        module, "READINGS", module.Rule(module.READING_KEY, ("unit",), outer="indicator", time="window_start")
+    )
     assert not difference(a, b)
 
 

@@ -52,6 +52,8 @@ def levels(of: Panes, spreaded: pl.DataFrame) -> dict[tuple[str, int], float | N
         if of.by_bucket:
             valued = cells.sort("bucket").group_by("place", "window_end").agg(columns)
         else:
+            for step in of.steps:
+                cells = cells.with_columns(step)
             valued = cells.with_columns(columns)
         for place, end, value, reason in valued.select("place", "window_end", "value", "reason").iter_rows():
             usable = value is not None and reason is None and math.isfinite(value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from random import Random
 
 import polars as pl
 import pytest
@@ -50,8 +51,10 @@ fields = { pollutant = { constant = "so2" }, ngm3 = { column = "so2", unit = "mg
 fields = { pollutant = { constant = "o3" }, ngm3 = { column = "o3", unit_column = "u" } }
 [[unpivot]]
 time = { column = "at", format = "iso", ambiguous = "refuse", nonexistent = "shift" }
-fields = { pollutant = { column = "what", values = { A = "co", B = "no2" } }, ngm3 = { column = "so2", unit = "ug/m3", scale = 0.5 } }
 where = [{ column = "net", not_in = ["x"] }]
+[unpivot.fields]
+pollutant = { column = "what", values = { A = "co", B = "no2" } }
+ngm3 = { column = "so2", unit = "ug/m3", scale = 0.5 }
 """
 LINK = """
 stream = "link"
@@ -76,33 +79,23 @@ present = true
 DAYS = ["2024-01-05", "2024-03-10", "2024-11-03", "2024-02-30", "24-1-5", "", "2024-13-01", "2101-07-01", "1969-12-31"]
 HOURS = ["00:00", "1:30", "02:30", "01:59", "24:00", "23:60", "x", " 7:05 "]
 NUMBERS = [
-    "0", "1", "-1", "3.5", "0.0005", "0.00049999999999999999999", "1e2", "2.5e-3", "NA", "", " 12 ", "007", "+4", "1_0", "0x1", "inf", "NaN",
-    "99999999999999999999", "1e999", ".5", "5.", "--1", "1,5", "12345678.987654321", "0.1234567891", "٣", "12\t", "1 2",
+    "0", "1", "-1", "3.5", "0.0005", "0.00049999999999999999999", "1e2", "2.5e-3", "NA", "", " 12 ", "007", "+4", "1_0",
+    "0x1", "inf", "NaN", "99999999999999999999", "1e999", ".5", "5.", "--1", "1,5", "12345678.987654321",
+    "0.1234567891", "٣", "12\t", "1 2",
 ]  # fmt: skip
 TEXTS = [
-    "a",
-    "p",
-    "q",
-    "x",
-    "",
-    "A",
-    "B",
-    "C",
-    "naïve",
-    "tab\there",
-    "w" * 130,
-    "NA",
-    'quo"te',
-    "new\nline",
-    "back\\slash",
+    "a", "p", "q", "x", "", "A", "B", "C", "naïve", "tab\there", "w" * 130, "NA", 'quo"te', "new\nline", "back\\slash",
     "\x01",
-]
+]  # fmt: skip
 UNITS = ["ug/m3", "mg/m3", "ppb", "ng/m3", "mg", "", "UG/M3"]
-ATS = ["2024-01-05T00:00:00Z", "2024-03-10 02:30", "2024-11-03 01:30:00", "2024-11-03 01:30:00+05:30", "1704412800", "-5", "1704412800.25",
-       "2024-01-05", "2024-01-05T10:00:00.123456", "2024-01-05T10:00:61", "99999999999999", "1e9", "2024-01-05T10:00:00+99:00"]  # fmt: skip
+ATS = [
+    "2024-01-05T00:00:00Z", "2024-03-10 02:30", "2024-11-03 01:30:00", "2024-11-03 01:30:00+05:30", "1704412800", "-5",
+    "1704412800.25", "2024-01-05", "2024-01-05T10:00:00.123456", "2024-01-05T10:00:61", "99999999999999", "1e9",
+    "2024-01-05T10:00:00+99:00",
+]  # fmt: skip
 COLUMNS = {
-    "id": TEXTS, "day": DAYS, "hour": HOURS, "net": TEXTS, "cover": [*NUMBERS, "60", "45"], "so2": NUMBERS, "o3": NUMBERS, "u": UNITS,
-    "at": ATS, "what": TEXTS,
+    "id": TEXTS, "day": DAYS, "hour": HOURS, "net": TEXTS, "cover": [*NUMBERS, "60", "45"], "so2": NUMBERS,
+    "o3": NUMBERS, "u": UNITS, "at": ATS, "what": TEXTS,
 }  # fmt: skip
 SETTINGS = settings(
     max_examples=150,
@@ -273,3 +266,24 @@ def test_negative_control(mappings: list[Foreign], monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("connectors.fields.scaled_column", floored)
     with pytest.raises(AssertionError):
         differences(format_.decode(block, "f"), format_.decode_reference(block, "f"))
+
+
+def test_records_longer_than_allowed_wherever_they_are_cut(
+    mappings: list[Foreign], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a limit of 60 bytes: overlong lines, quotes that never close, quoted fields that are too long, in blocks of
+    any size, give the same as in one."""
+    monkeypatch.setattr("connectors.formats.quoted.LONGEST", 60)
+    monkeypatch.setattr("connectors.formats.csv.LONGEST", 60)
+    format_ = CsvFormat(mappings[1], ("id", "at", "so2", "o3", "what"))
+    random = Random(1)
+    odd = ["p", '"p"', '"a\nb"', '"a""b"', '"x\n\ny"', 'a"', '"a', "y" * 70, '"' + "z\n" * 40 + '"', "q\r"]
+    before = compared["files"]
+    for _ in range(50):
+        lines = [f"{random.choice(odd)},1704412800,1,1,A" for _ in range(random.randint(1, 9))]
+        data = bytearray(("id,at,so2,o3,what\n" + random.choice(["\n", "\r\n"]).join(lines)).encode())
+        for _ in range(random.choice([0, 0, 1, 3])):
+            at = random.randrange(18, len(data))
+            data[at : at + 1] = random.choice([b'"', b"\n", b",", b"", b"\r", b'""'])
+        compare(format_, bytes(data), random.choice([7, 23, 61]))
+    assert compared["files"] == before + 50

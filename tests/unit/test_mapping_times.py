@@ -72,8 +72,11 @@ def test_formats(format_: str, zone: str | None, text: str, wanted: str) -> None
     assert both(TimeFormat(format_, zone), text) == ms(wanted)
 
 
-@pytest.mark.parametrize("text", ["2024-02-30", "2024-13-01", "24-01-01", "2024-01-01T24:00", "2024-01-01T00:00:60", "", "now",
-                                  "2024-01-01T00:00", "2024-01-01T00:00+99:00", "٢٠٢٤-01-01"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    ["2024-02-30", "2024-13-01", "24-01-01", "2024-01-01T24:00", "2024-01-01T00:00:60", "", "now", "2024-01-01T00:00",
+     "2024-01-01T00:00+99:00", "٢٠٢٤-01-01"],
+)  # fmt: skip
 def test_what_is_no_time(text: str) -> None:
     """Among them a naive time where no zone is named (rule 2)."""
     refused = both(TimeFormat("iso"), text)

@@ -144,6 +144,9 @@ def test_one_process_opens_one_store_at_a_time(tmp_path: Path) -> None:
         again = ClickHouseSink(f"chdb://{tmp_path}/a")
         assert again.migrate() == ()
         again.close()
+        for use in (again.migrate, again.counts, lambda: again.write("readings", readings())):
+            with pytest.raises(StoreError, match="was closed"):
+                use()
     with ClickHouseSink(f"chdb://{tmp_path}/b") as second:
         assert second.migrate()
 
@@ -296,3 +299,17 @@ def test_a_server_that_cannot_now_is_asked_again(tmp_path: Path) -> None:
             with pytest.raises(StoreError, match="241"):
                 sink.write("readings", readings(5))
             server.faults.clear()
+
+
+def test_revisions_stay_while_nothing_is_merged(tmp_path: Path) -> None:
+    """For a store of one run: every insert stays a part of its own, and their number refuses none."""
+    with ClickHouseSink(f"chdb://{tmp_path}/s", keep_revisions=True) as sink:
+        sink.migrate()
+        for revision in range(1, 21):
+            sink.write("readings", readings().with_columns(revision=pl.lit(revision, pl.Int64)))
+        parts = sink.query("SELECT count() FROM system.parts WHERE active AND table = 'readings'").item()
+        limit = sink.query("SELECT create_table_query FROM system.tables WHERE name = 'readings'").item()
+        assert parts == 20
+        assert "parts_to_throw_insert = 1000000" in limit
+        assert sink.page("readings", None, 99, newest=False).height == 20
+        assert sink.counts()["readings"] == 1

@@ -1,0 +1,122 @@
+"""What was told of a stream: its events by place and pane, which cells exist (rule 20), and up to when (rules 9, 19)."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.oracle.arrive import Event, Tally, Terms
+from tests.oracle.grid import DAY, HOUR, MINUTE, Windows
+from tests.oracle.town import UNKNOWN, Town
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a stream declares: D, H, period, the pane in which completeness counts, its levels from the site up."""
+
+    disorder: int
+    horizon: int
+    period: int | None
+    pane: int
+    levels: tuple[str, ...] = ("site", "district", "city")
+
+    @property
+    def terms(self) -> Terms:
+        return Terms(self.disorder, self.horizon, max(HOUR, 3 * (self.period or 0)))
+
+
+_CASES = Facts(MINUTE, DAY, None, MINUTE, ("district", "city"))
+STREAMS = {
+    "link": Facts(MINUTE, 10 * MINUTE, MINUTE, 5 * MINUTE),
+    "det": Facts(MINUTE, 10 * MINUTE, MINUTE, 5 * MINUTE, ("lane", "site", "district", "city")),
+    "air": Facts(5 * MINUTE, 2 * HOUR, HOUR, HOUR),
+    "lvl": Facts(MINUTE, 10 * MINUTE, MINUTE, MINUTE),
+    "rain": Facts(2 * MINUTE, HOUR, 10 * MINUTE, 10 * MINUTE),
+    "park": Facts(MINUTE, 10 * MINUTE, MINUTE, MINUTE),
+    "http": Facts(10_000, 0, MINUTE, MINUTE),
+    "inc": _CASES, "case": _CASES, "tkt": _CASES,
+}  # fmt: skip
+RETIRE = DAY
+Pane = list[Any]
+"""[events, newest event time, what the formulas add up]."""
+Put = Callable[[Pane | None, tuple[Any, ...], int], Any]
+"""(sums so far or None, what an event says, its time) -> sums."""
+
+
+@dataclass
+class Told:
+    """One stream of one run."""
+
+    name: str
+    facts: Facts
+    town: Town
+    panes: dict[str, dict[int, Pane]] = field(default_factory=dict)
+    cases: dict[str, Any] = field(default_factory=dict)
+    since: int | None = None
+    newest: int | None = None
+    tally: Tally = field(default_factory=Tally)
+    final: int = -(1 << 60)
+    """Windows that end up to here are final."""
+    tail: bool = True
+
+    def listen(self, events: Iterable[Event], put: Put, until: int | None) -> Told:
+        """Takes all events; `put` is how the stream's numbers add up within a pane."""
+        pane = self.facts.pane
+        for t, place, late, said in events:
+            slots = self.panes.setdefault(place, {})
+            at = t - t % pane
+            there = slots.get(at)
+            if there is None:
+                slots[at] = [1, t, put(None, said, t)]
+            else:
+                there[0] += 1
+                there[1] = max(there[1], t)
+                there[2] = put(there[2], said, t)
+            if not late and (self.since is None or at < self.since):
+                self.since = at
+            if self.newest is None or t > self.newest:
+                self.newest = t
+        if self.tally.largest is not None:
+            self.final = (self.tally.largest // pane + 1) * pane
+        if until is not None:
+            self.final, self.tail = max(self.final, until), False
+        return self
+
+    def sites(self) -> list[str]:
+        return sorted({*self.panes, *self.town.configured(self.name, self.facts.levels[0] == "district")})
+
+    def ends(self, site: str, windows: Windows) -> Iterator[int]:
+        """The final windows in which a site has a cell: an event lies in [begin - 24 h, end), or the site is of the
+        configuration and the window ends after the start of the stream's first on-time pane."""
+        at = sorted(self.panes.get(site, ()))
+        known = site in self.town.configured(self.name, self.facts.levels[0] == "district") and self.since is not None
+        first = min([*at[:1], *([self.since] if known and self.since is not None else [])], default=None)
+        if first is None:
+            return
+        for end in windows.ends(first, self.final):
+            if known and self.since is not None and end > self.since:
+                yield end
+            elif bisect_left(at, end) > bisect_left(at, windows.begin(end) - RETIRE):
+                yield end
+
+    def tail_ends(self, windows: Windows) -> list[int]:
+        """Windows that the end of the input leaves open (rule 9), up to the one that holds the newest event."""
+        if not self.tail or not windows.follows or self.newest is None:
+            return []
+        return list(windows.ends(self.final, windows.holding(self.newest)))
+
+    def period(self, site: str) -> int | None:
+        place = self.town.places.get(self.name, {}).get(site)
+        return place.period if place and place.period else self.facts.period
+
+    def parent(self, level: int, place: str, child_site: str) -> str:
+        """The parent of a place of `level`; `child_site` is any site below it."""
+        kind = self.facts.levels[level + 1]
+        site = self.town.places.get(self.name, {}).get(child_site)
+        if kind == "city":
+            return "city"
+        if kind == "district":
+            return site.district if site else UNKNOWN
+        return site.parent if site and site.parent else place
