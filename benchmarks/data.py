@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,6 +33,7 @@ ROUNDS: Final = 256
 """Event times are told apart by the number of the link's turn modulo this: 256 turns last longer than any delay."""
 BAD: Final = 0.001
 POLLUTANTS: Final = ("so2", "no2", "co", "o3", "pm10", "pm25")
+NUMBER: Final = re.compile(rb'"tt_ms":[0-9]+')
 RULES: Final = Path(__file__).resolve().parent.parent / "cities" / "demo" / "rules.toml"
 
 
@@ -116,7 +118,7 @@ def broken(text: bytes, block: int) -> bytes:
     chosen = np.flatnonzero(np.random.default_rng((SEED, 2, block)).random(len(rows)) < BAD)
     for turn, row in enumerate(chosen.tolist()):
         line = rows[row]
-        rows[row] = (line[: len(line) // 2], b"-- sensor restarted --", line.replace(b'"tt_ms":', b'"tt_ms":"slow",'))[turn % 3]
+        rows[row] = (line[: len(line) // 2], b"-- sensor restarted --", NUMBER.sub(b'"tt_ms":"slow"', line))[turn % 3]
     return b"\n".join(rows) + b"\n"
 
 

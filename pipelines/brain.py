@@ -6,7 +6,7 @@ stream; it returns the readings that are new or changed, and what became of the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,8 +25,9 @@ from pipelines.place_tree import PlaceTree
 from pipelines.rollup import Rollup
 from pipelines.streams import HOUR_MS, Stream
 from pipelines.tables import Attendance, CaseTable, Levels, PaneTable, StockTable, Table
-from pipelines.windows import Window, ends, next_end, tumbling
+from pipelines.windows import Window, ends, next_end, step_ms, tumbling
 
+CELLS_A_STRIDE = 300_000
 REMEMBER_MS = 2 * HOUR_MS
 """How far behind what the next windows need panes stay in memory for late events; older ones are read from the store."""
 NO_CELLS = pl.DataFrame(schema={"place": pl.String, "window_end": pl.Int64, "value": pl.Float64})
@@ -70,8 +71,12 @@ class _StreamState:
             memory = self.memories.setdefault(name, PaneMemory(rollups[name], older, repeats))
             self.tables.append(PaneTable(self.attendance, rollups[name], memory, group, city.zone))
 
-    def pane_of(self, table: Table) -> int:
-        return table.rollup.pane_ms if isinstance(table, PaneTable) else 60_000
+    def first(self) -> int:
+        """No window that ends at or before it can have a cell: the oldest pane known."""
+        presence = self.attendance.presence
+        oldest = [int(presence.first.min())] if len(presence.first) else []
+        oldest += [runs[0][0] for runs in presence.older.values()]
+        return min([*oldest, self.attendance.since])
 
 
 class Brain:
@@ -103,39 +108,85 @@ class Brain:
         }
         self.evicts = older is not None
         self.derived = [i for i in self.indicators if isinstance(i.kind, Derived)]
-        self.composites = [CompositeTable(i) for i in self.indicators if isinstance(i.kind, Composite)]
+        self.composites = [CompositeTable(i) for i in self.indicators if isinstance(i.kind, Composite) and self._fed(i.kind)]
         self.episodes = EpisodeBook(city.id, city.rules)
         self.rules: dict[str, list[Rule]] = {}
         for rule in city.rules:
             self.rules.setdefault(rule.indicator, []).append(rule)
+        self._late: dict[str, pl.DataFrame] = {}
+        """Rows of the running step that may touch windows that were final before, by rollup."""
         self.judged_from: dict[str, int] = {}
         """The first window end that each rule judged."""
 
+    def _fed(self, kind: Composite) -> bool:
+        """Whether the streams of this run feed enough of a composite for it ever to have a value; else it has no cells."""
+        fed = sum(p.weight for p in kind.parts if p.indicator in self.order and self._source(p.indicator) in self.streams)
+        total = sum(p.weight for p in kind.parts)
+        return total - fed <= kind.missing_share * total
+
+    def _source(self, name: str) -> str:
+        """The stream that a reading comes from in the end."""
+        indicator = self.indicators[self.order[name]]
+        return indicator.stream.name if indicator.stream is not None else self._source(indicator.inputs[0])
+
     # ------------------------------------------------------------ the step
     def step(
+        self, rows: Iterable[Rows], events: Iterable[Stamped], watermarks: Mapping[str, int], revision: int
+    ) -> Step:
+        """Readings of the windows that became final and of those that late events or cases changed, then the episodes."""
+        self._take_in(rows, events)
+        return self._stride(watermarks, revision)
+
+    def strides(
         self,
         rows: Iterable[Rows],
         events: Iterable[Stamped],
         watermarks: Mapping[str, int],
-        revision: int,
-        *,
-        judge: bool = True,
-    ) -> Step:
-        """Readings of the windows that became final and of those that late events or cases changed, then the episodes."""
-        late: dict[str, pl.DataFrame] = {}
+        revision: Callable[[], int],
+        cells: int = CELLS_A_STRIDE,
+    ) -> Iterator[Step]:
+        """The same as `step`, time going on in strides of about so many cells: a block of a sparse stream may hold years."""
+        self._take_in(rows, events)
+        while True:
+            reached = {name: self._next(self.streams[name], end, cells) for name, end in watermarks.items() if name in self.streams}
+            yield self._stride(reached, revision())
+            if all(reached[name] >= watermarks[name] for name in reached):
+                return
+
+    def _take_in(self, rows: Iterable[Rows], events: Iterable[Stamped]) -> None:
+        self._late: dict[str, pl.DataFrame] = {}
         for state in self.streams.values():
             state.attendance.segments = []
         for one in rows:
-            late[one.rollup] = self._take(one)
+            self._late[one.rollup] = self._take(one)
+        events = [e for e in events if e.events is not None]
         for state in self.streams.values():
-            self._take_cases(state, [e for e in events if e.stream == state.stream.name and e.events is not None])
+            self._take_cases(state, [e for e in events if e.stream == state.stream.name])
+
+    def _next(self, state: _StreamState, until: int, cells: int) -> int:
+        """How far a stream's time goes on in one stride."""
+        since = state.watermark if state.watermark > NEVER else state.first()
+        if until == NEVER or since >= until:
+            return until
+        places = max(1, len(state.attendance.presence.first), len(state.tree.configured))
+        per_ms = places * sum(len(t.members) / step_ms(t.window) for t in state.tables)
+        stride = max(HOUR_MS, int(cells / per_ms)) if per_ms else until - since
+        return min(until, since + stride)
+
+    def _stride(self, watermarks: Mapping[str, int], revision: int) -> Step:
         found: list[pl.DataFrame] = []
         for name, state in self.streams.items():
             before, state.watermark = state.watermark, max(state.watermark, watermarks.get(name, NEVER))
             for table in state.tables:
-                found += self._advance(state, table, late, before, state.watermark, revision)
+                found += self._advance(state, table, before, state.watermark, revision)
+            # What came is told once: the strides after the first only let time go on.
+            state.attendance.segments = []
+            for table in state.tables:
+                if isinstance(table, CaseTable | StockTable):
+                    table.changed = table.changed.clear()
+        self._late = {}
         found += self._composites(found, revision)
-        step = self._judge(found, revision) if judge else Step(_joined(found))
+        step = self._judge(found, revision)
         self._forget()
         return step
 
@@ -158,7 +209,8 @@ class Brain:
         return Step(_joined(found))
 
     def provisional(self, open_rows: Iterable[Rows]) -> pl.DataFrame:
-        """Readings of the windows that are still open, with what is grouped so far; never stored, never judged (rule 19)."""
+        """Readings of the windows that are still open, with what is grouped so far, above the site level;
+        never stored, never judged (rule 19)."""
         found: list[pl.DataFrame] = []
         rows = {one.rollup: one.rows for one in open_rows}
         for state in self.streams.values():
@@ -169,7 +221,7 @@ class Brain:
                     more = rows[table.rollup.name]
                     wanted = [next_end(table.window, state.watermark, self.city.zone)]
                     levels = table.compute(wanted, more, with_data=True)
-                    found += self._publish(table.members, levels, 0, None, "provisional")
+                    found += self._publish(table.members, levels, 0, None, "provisional", skip=1)
         return _joined(found)
 
     # ------------------------------------------------------------ what came
@@ -203,34 +255,25 @@ class Brain:
                 table.merge(changed)
 
     # ------------------------------------------------------------ windows
-    def _advance(
-        self, state: _StreamState, table: Table, late: Mapping[str, pl.DataFrame], before: int, now: int, revision: int
-    ) -> list[pl.DataFrame]:
+    def _advance(self, state: _StreamState, table: Table, before: int, now: int, revision: int) -> list[pl.DataFrame]:
         zone = self.city.zone
-        if now == NEVER or state.attendance.since == -NEVER and not len(state.attendance.presence.first) and not len(state.tree.configured):
+        if now == NEVER:
             return []
         touched = pl.DataFrame(schema={"place": pl.UInt32, "window_end": pl.Int64})
         if before > NEVER:
-            came = late.get(table.rollup.name) if isinstance(table, PaneTable) else None
+            came = self._late.get(table.rollup.name) if isinstance(table, PaneTable) else None
             if isinstance(table, PaneTable):
                 touched = table.touched(came, before) if came is not None else touched
             else:
                 touched = table.touched(before)
             touched = pl.concat([touched, state.attendance.appeared(table.window, before, zone)]).unique()
-        since = before if before > NEVER else self._first(state, table)
+        since = before if before > NEVER else state.first()
         fresh = ends(table.window, since, now, zone) if since < now else []
         wanted = sorted({*touched["window_end"].to_list(), *fresh})
         if not wanted:
             return []
         levels = table.compute(wanted)
         return self._publish(table.members, levels, revision, touched if len(touched) else None, None, set(fresh))
-
-    def _first(self, state: _StreamState, table: Table) -> int:
-        """Before the first step: no window that ends at or before the oldest thing known can have a cell."""
-        first = state.attendance.presence.first
-        oldest = [int(first.min())] if len(first) else []
-        oldest += [run[0] for runs in state.attendance.presence.older.values() for run in runs]
-        return min([*oldest, state.attendance.since])
 
     def _publish(
         self,
@@ -240,8 +283,10 @@ class Brain:
         touched: pl.DataFrame | None,
         mark: str | None,
         fresh: set[int] | None = None,
+        skip: int = 0,
     ) -> list[pl.DataFrame]:
-        """Cells as readings, derived indicators included; of windows that were final before only the touched places."""
+        """Cells as readings, derived indicators included; of windows that were final before only the touched places.
+        The lowest `skip` levels are left out."""
         stream = members[0].stream
         assert stream is not None
         tree = self.streams[stream.name].tree
@@ -259,7 +304,7 @@ class Brain:
             for level, kind in enumerate(tree.levels):
                 if level and affected is not None:
                     affected = affected.with_columns(tree.parents(level - 1).gather(affected["code"]).alias("code")).unique()
-                if allowed and kind not in allowed:
+                if level < skip or (allowed and kind not in allowed):
                     continue
                 cells = levels[indicator.id][level]
                 if affected is not None and fresh is not None:
@@ -314,8 +359,7 @@ class Brain:
             cells = table.step(readings, watermark, self.remember_ms)
             if len(cells):
                 opened = cells["window_end"] - table.window.size_ms
-                detail = pl.Series([{"scores": s} for s in cells["scores"].to_list()], dtype=pl.Object)
-                cells = cells.drop("scores").with_columns(opened.alias("window_start"), pl.lit(None, dtype=pl.String).alias("caution"), detail.alias("detail"))
+                cells = cells.with_columns(opened.alias("window_start"), pl.lit(None, dtype=pl.String).alias("caution"))
                 for kind in cells["place_kind"].unique(maintain_order=True):
                     mine = cells.filter(pl.col("place_kind") == kind)
                     out.append(self._readings(table.indicator, kind, mine["place"], mine, revision, None))

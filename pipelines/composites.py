@@ -4,14 +4,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
-from pipelines.indicator import Composite, Indicator, composite
+from pipelines.indicator import Composite, Indicator
 from pipelines.model import NEVER
+from pipelines.streams import DAY_MS
 from pipelines.windows import Slide, ends, spread
 
+CORRECTED_MS = 7 * DAY_MS
+"""How far behind the newest T composites follow corrections of their parts: the history that is kept for it."""
 PLACE = ["place_kind", "place"]
 WHERE = {"place_kind": pl.String, "place": pl.String, "window_end": pl.Int64}
 PART = {"place_kind": pl.String, "place": pl.String, "window_end": pl.Int64, "value": pl.Float64, "as_of": pl.Int64}
@@ -27,22 +32,24 @@ class CompositeTable:
         self.final = NEVER
 
     def step(self, readings: Mapping[str, pl.DataFrame], watermark: int, remember_ms: int) -> pl.DataFrame:
-        """New and corrected cells: `place_kind, place, window_end, value, scores, samples, got, expected, as_of`."""
+        """New and corrected cells: `place_kind, place, window_end, value, detail, samples, got, expected, as_of, reason`."""
+        kept = max(remember_ms, CORRECTED_MS)
         touched = [pl.DataFrame(schema=WHERE)]
         for name, history in self.history.items():
             if name not in readings:
                 continue
             new = readings[name].filter(pl.col("place_kind").is_in(self.kind.levels)).select(list(PART))
             self.history[name] = pl.concat([history, new]).unique([*PLACE, "window_end"], keep="last", maintain_order=True)
-            touched.append(self._reached(new, NEVER, self.final))
+            touched.append(self._reached(new, self.final - kept, self.final))
         if watermark > self.final:
             touched += [self._reached(history, self.final, watermark) for history in self.history.values()]
             self.final = watermark
-        wanted = pl.concat(touched).unique()
+        # Before anything is forgotten: one step may make days of T final.
+        cells = self._cells(pl.concat(touched).unique())
+        horizon = self.final - self.kind.lag_ms - self.kind.validity_ms - kept
         for name, history in self.history.items():
-            horizon = self.final - self.kind.lag_ms - self.kind.validity_ms - remember_ms
             self.history[name] = history.filter(pl.col("window_end") >= horizon)
-        return self._cells(wanted)
+        return cells
 
     def _reached(self, readings: pl.DataFrame, after: int, until: int) -> pl.DataFrame:
         """The T in (after, until] that readings reach: from window_end + lag on, for the validity."""
@@ -68,21 +75,45 @@ class CompositeTable:
             base = base.with_columns(
                 pl.when(young).then(c).alias(c) for c in (name, f"{name}:as_of", f"{name}:end")
             )
-        names = list(self.history)
-        rows = []
-        for row in base.iter_rows(named=True):
-            cells = sum(row[f"{n}:end"] is not None for n in names)
-            if cells:
-                value, scores = composite(self.kind, {n: row[n] for n in names})
-                as_of = max((row[f"{n}:as_of"] for n in names if row[f"{n}:as_of"] is not None), default=None)
-                reason = "weight_missing" if value is None and scores else None
-                rows.append(
-                    (row["place_kind"], row["place"], row["window_end"], value, {k: round(v, 9) for k, v in scores.items()},
-                     len(scores), len(scores), cells, as_of, reason)  # fmt: skip
-                )
-        return pl.DataFrame(
-            rows,
-            schema={"place_kind": pl.String, "place": pl.String, "window_end": pl.Int64, "value": pl.Float64, "scores": pl.Object,
-                    "samples": pl.Int64, "got": pl.Int64, "expected": pl.Int64, "as_of": pl.Int64, "reason": pl.String},
-            orient="row",
-        )  # fmt: skip
+        return self._scored(base)
+
+    def _scored(self, base: pl.DataFrame) -> pl.DataFrame:
+        """The same numbers as `pipelines.indicator.composite`, over columns."""
+        total = sum(p.weight for p in self.kind.parts)
+        weight, points = np.zeros(len(base), dtype=np.int64), np.zeros(len(base))
+        cells, samples = np.zeros(len(base), dtype=np.int64), np.zeros(len(base), dtype=np.int64)
+        scores: dict[str, list[float]] = {}
+        for part in self.kind.parts:
+            given = base[part.indicator].is_not_null().to_numpy()
+            scored = piecewise(part.score, base[part.indicator].fill_null(0).to_numpy())
+            weight += part.weight * given
+            points += np.where(given, part.weight * scored, 0.0)
+            samples += given
+            cells += base[f"{part.indicator}:end"].is_not_null().to_numpy()
+            scores[part.indicator] = np.where(given, np.round(scored, 9), np.nan).tolist()
+        enough = (weight > 0) & (total - weight <= self.kind.missing_share * total)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            value = pl.Series("value", np.where(enough, points / weight, np.nan)).fill_nan(None)
+        names = list(scores)
+        detail = [
+            {"scores": {n: x for n, x in zip(names, row, strict=True) if x == x}} for row in zip(*scores.values(), strict=True)
+        ]
+        return base.select(
+            *WHERE,
+            value,
+            pl.Series("detail", detail, dtype=pl.Object),
+            pl.Series("samples", samples),
+            pl.Series("got", samples),
+            pl.Series("expected", cells),
+            pl.max_horizontal(f"{n}:as_of" for n in names).alias("as_of"),
+            pl.when(pl.Series(~enough & (samples > 0))).then(pl.lit("weight_missing")).alias("reason"),
+        ).filter(pl.col("expected") > 0)
+
+
+def piecewise(points: Sequence[tuple[float, float]], values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """`pipelines.indicator.score` of many values."""
+    x, y = (np.array([p[k] for p in points], dtype=np.float64) for k in (0, 1))
+    index = np.searchsorted(x, values, side="left")
+    i = index.clip(1, len(x) - 1)
+    inside = y[i - 1] + (y[i] - y[i - 1]) * (values - x[i - 1]) / (x[i] - x[i - 1])
+    return np.where(index == 0, y[0], np.where(index == len(x), y[-1], inside))

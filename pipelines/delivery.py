@@ -228,20 +228,25 @@ class Run:
         return self.brain.provisional([r for s in self.streams.values() for r in s.engine.open_panes()])
 
     # ------------------------------------------------------------ the step
-    def step(self, now: int) -> Step:
+    def step(self, now: int) -> Step | None:
         """What became known since the last step: judged, stored, and published once it is durable."""
         started = time.perf_counter()
         rows = [r for s in self.streams.values() for r in s.engine.take()]
         self._spent(engine=time.perf_counter() - started)
         return self._commit(rows, {name: s.watermark for name, s in self.streams.items()}, now)
 
-    def _commit(self, rows: list[Rows], watermarks: Mapping[str, int], now: int) -> Step:
-        started = time.perf_counter()
+    def _commit(self, rows: list[Rows], watermarks: Mapping[str, int], now: int) -> Step | None:
+        """Judges and stores, in one step or, where a block holds much time, in several; returns the last one."""
         events = [block for s in self.streams.values() for block in s.taken()]
-        step = self.brain.step(rows, events, watermarks, self._revision())
-        self._spent(brain=time.perf_counter() - started)
-        self._write(rows, events, step, now)
-        return step
+        steps = self.brain.strides(rows, events, watermarks, self._revision)
+        last = None
+        started = time.perf_counter()
+        for last in steps:
+            self._spent(brain=time.perf_counter() - started)
+            self._write(rows, events, last, now)
+            rows, events = [], []
+            started = time.perf_counter()
+        return last
 
     def _write(self, rows: list[Rows], events: list[Stamped], step: Step, now: int = 0) -> None:
         started = time.perf_counter()

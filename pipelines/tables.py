@@ -100,19 +100,31 @@ class PaneTable:
         """Cells of every level by indicator; `more` are provisional rows, counted as well; `with_data` leaves out the
         sites whose windows are empty."""
         parts: dict[str, list[Levels]] = {i.id: [] for i in self.members}
-        for portion, cells in self.attendance.cells(self.window, wanted, self.zone, self.rollup.pane_ms):
+        for portion, cells in self._grids(wanted, with_data):
             for lookback, group in self.groups.items():
                 rows = self.memory.read(start(self.window, portion[0], self.zone) - lookback, portion[-1])
                 if more is not None:
                     rows = pl.concat([rows, more.select(self.memory.columns)])
                 names = sorted({a for i in group if isinstance(i.kind, Panes) for a in i.kind.attributes})
                 rows = spread(self.tree.with_attributes(rows, names), self.window, portion, self.zone, lookback)
-                joined = join_aggregates(cells, site_aggregates(group, rows))
-                if with_data:
-                    joined = joined.filter(pl.col("samples") > 0)
+                aggregates = site_aggregates(group, rows)
+                if cells is None:
+                    seen = aggregates.filter(pl.col("samples") > 0)
+                    closed = seen["window_end"].to_numpy()
+                    opened = starts(self.window, closed, self.zone)
+                    existing = grid(seen["place"].to_numpy().astype(np.int64), opened, closed, self.tree, self.rollup.pane_ms)
+                else:
+                    existing = cells
+                joined = join_aggregates(existing, aggregates)
                 for indicator in group:
                     parts[indicator.id].append(self._levels(indicator, joined, rows))
         return {name: _stack(found) for name, found in parts.items()}
+
+    def _grids(self, wanted: list[int], with_data: bool) -> Iterable[tuple[list[int], pl.DataFrame | None]]:
+        """The cells that exist; None where they are those with data, whatever the presence says."""
+        if with_data:
+            return [(wanted, None)]
+        return self.attendance.cells(self.window, wanted, self.zone, self.rollup.pane_ms)
 
     def _levels(self, indicator: Indicator, joined: pl.DataFrame, rows: pl.DataFrame) -> Levels:
         kind = indicator.kind

@@ -55,6 +55,11 @@ def reach_ms(window: Window) -> int:
     return LONGEST_DAY_MS if isinstance(window, Day) else window.size_ms
 
 
+def step_ms(window: Window) -> int:
+    """How far apart window ends are (days: about)."""
+    return DAY_MS if isinstance(window, Day) else window.step_ms
+
+
 @lru_cache(maxsize=65536)
 def midnight(t: int, zone: str, days: int = 0) -> int:
     """UTC ms at which the local day of `t`, or the one `days` later, starts."""

@@ -1,0 +1,165 @@
+"""What one run of a benchmark executes, each in a process of its own: `python -m benchmarks.programs NAME JSON`.
+
+A program gets its arguments as a JSON object and prints one JSON object, of which `seconds` is what is compared.
+Imports are made before the clock starts, in the product as in its peers.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import polars as pl
+
+from benchmarks.threads import ThreadClock
+
+PANE_MS: Final = 300_000
+COLUMNS: Final = "t Int64, link LowCardinality(String), tt_ms Int64, n Int64"
+AIR_COLUMNS: Final = "t Int64, station LowCardinality(String), pollutant LowCardinality(String), ngm3 Int64, covered_ms Int64"
+Answer = dict[str, Any]
+
+
+def product(
+    path: str,
+    pack: str,
+    dedup: bool = True,
+    only: tuple[str, ...] = (),
+    check: bool = False,
+    commit_events: int | None = None,
+) -> Answer:
+    """`citybrain replay` of a file into an embedded store with fsync. `dedup` false declares the stream without a key;
+    `check` reads the sums of the stored rows afterwards, for the comparison with the peers."""
+    import commands.replay as command
+    from commands.inputs import Inputs, resolve
+    from connectors.files import FileSource
+    from connectors.formats.arrow import ArrowIpc
+    from connectors.formats.ndjson import Ndjson
+    from pipelines.delivery import Attached
+
+    inputs = resolve([Path(path)], city=pack, map_=None, stream=None, lookup=None, disorder=None)
+    if not dedup:
+        stream = replace(inputs.streams[0], dedup=None, horizon_ms=0)
+        format_ = (ArrowIpc if path.endswith(".arrow") else Ndjson)(stream)
+        source = FileSource(Path(path), stream, format_)
+        inputs = Inputs(inputs.city, (stream,), (Attached(source, inputs.attached[0].input),))
+    with tempfile.TemporaryDirectory(prefix="citybrain-bench-") as folder:
+        options = command.Options(store=f"{folder}/store", only=tuple(only))
+        with ThreadClock() as clock:
+            summary = command.replay(inputs, options, quiet=True)
+        sums = stored_sums(f"chdb://{folder}/store") if check else None
+    return {"seconds": summary["wall_s"], "summary": summary, "cpu": clock.seconds, "sums": sums}
+
+
+def stored_sums(dsn: str) -> Answer:
+    """The sums that `chdb` gives, from the rows of a replay: on-time and late together."""
+    from pipelines.catalogue import rollups
+    from sinks.clickhouse import ClickHouseSink
+
+    with ClickHouseSink(dsn, rollups()) as sink:
+        sink.migrate()
+        return sums_of(
+            sink.query("SELECT place, pane_start, sum(n) AS n, sum(veh) AS veh, sum(veh_tt) AS tt FROM rows_link FINAL GROUP BY ALL")
+        )
+
+
+def sums_of(frame: pl.DataFrame) -> Answer:
+    """What must be the same whoever grouped: the number of groups, the sums, and a sum that no two groups may swap."""
+    mixed = frame.select((pl.col("tt") % 1_000_003 * (pl.col("veh") % 997 + 1)).sum()).item()
+    total = {c: int(frame[c].sum()) for c in ("n", "veh", "tt")}
+    return {"groups": len(frame)} | total | {"mixed": int(mixed)}
+
+
+def chdb(path: str, tolerate: bool = False, check: bool = False) -> Answer:
+    """chDB's bare GROUP BY over the file, the pane of the product's rollup, two threads."""
+    import chdb as engine
+
+    engine.query("SELECT 1", "Arrow")
+    kind = "Arrow" if path.endswith(".arrow") else "JSONEachRow"
+    tolerant = ", input_format_allow_errors_num = 1000000, input_format_allow_errors_ratio = 0.01" if tolerate else ""
+    started = time.perf_counter()
+    found = engine.query(
+        f"SELECT link, intDiv(t, {PANE_MS}) AS pane, count() AS n, sum(n) AS veh, sum(n * tt_ms) AS tt"
+        f" FROM (SELECT * FROM file('{path}', {kind}, '{COLUMNS}')) AS x"
+        " GROUP BY link, pane SETTINGS max_threads = 2".replace("sum(n)", "sum(x.n)").replace("sum(n *", "sum(x.n *")
+        + tolerant,
+        "Arrow",
+    )
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "sums": sums_of(_frame(found.bytes())) if check else None}
+
+
+def chdb_air(path: str) -> Answer:
+    import chdb as engine
+
+    engine.query("SELECT 1", "Arrow")
+    started = time.perf_counter()
+    engine.query(
+        "SELECT station, pollutant, intDiv(t, 3600000) AS pane, count(), sum(ngm3 * covered_ms), sum(covered_ms)"
+        f" FROM file('{path}', JSONEachRow, '{AIR_COLUMNS}') GROUP BY ALL SETTINGS max_threads = 2",
+        "Arrow",
+    )
+    return {"seconds": time.perf_counter() - started}
+
+
+def polars(path: str) -> Answer:
+    """Polars' bare scan and group_by, streaming, two threads (POLARS_MAX_THREADS is set by the caller)."""
+    schema = {"t": pl.Int64, "link": pl.String, "tt_ms": pl.Int64, "n": pl.Int64}
+    started = time.perf_counter()
+    pane = pl.col("t") // PANE_MS * PANE_MS
+    frame = (
+        pl.scan_ndjson(path, schema=schema)
+        .group_by("link", pane.alias("pane"))
+        .agg(pl.len().alias("count"), pl.col("n").sum().alias("veh"), (pl.col("n") * pl.col("tt_ms")).sum().alias("tt"))
+        .collect(engine="streaming")
+        .rename({"count": "n"})
+    )
+    return {"seconds": time.perf_counter() - started, "sums": sums_of(frame)}
+
+
+def _frame(raw: bytes) -> pl.DataFrame:
+    return pl.read_ipc(raw)
+
+
+def places(path: str, pack: str, places: int) -> Answer:
+    """A replay of a stream with very many sites that no pack knows, none of which becomes `__other__`."""
+    from commands.inputs import resolve
+    from commands.replay import Options, opened_store, summarise
+    from pipelines import catalogue
+    from pipelines.delivery import Run
+    from sinks.writer import StoreThread
+
+    inputs = resolve([Path(path)], city=pack, map_=None, stream="link", lookup=None, disorder=None)
+    indicators = catalogue.for_city(inputs.city)
+    with opened_store(Options(), inputs, indicators) as (sink, shown, epoch):
+        started = time.perf_counter()
+        store = StoreThread(sink)
+        run = Run(
+            inputs.city, indicators, inputs.streams, inputs.attached, store, live=False, epoch=epoch, older=sink.panes,
+            max_places=places + 10,
+        )  # fmt: skip
+        counts = run.replay()
+        store.close()
+        seconds = time.perf_counter() - started
+        summary = summarise(counts, sink.counts(), seconds, shown)
+    return {"seconds": seconds, "summary": summary, "places": len(run.registries["link"].ids)}
+
+
+PROGRAMS: Final[dict[str, Callable[..., Answer]]] = {
+    "product": product, "chdb": chdb, "chdb_air": chdb_air, "polars": polars, "places": places,
+}  # fmt: skip
+
+
+def main() -> None:
+    name, given = sys.argv[1:]
+    answer = PROGRAMS[name](**orjson.loads(given))
+    sys.stdout.write(orjson.dumps(answer).decode() + "\n")
+
+
+if __name__ == "__main__":
+    main()
