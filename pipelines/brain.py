@@ -31,7 +31,8 @@ CELLS_A_STRIDE = 300_000
 REMEMBER_MS = 2 * HOUR_MS
 """How far behind what the next windows need panes stay in memory for late events; older ones are read from the store."""
 NO_CELLS = pl.DataFrame(schema={"place": pl.String, "window_end": pl.Int64, "value": pl.Float64})
-NO_READINGS = pl.DataFrame(schema=READINGS_SCHEMA)
+WORDS = ("indicator", "method_id", "place_kind", "unit", "state")
+NO_READINGS = pl.DataFrame(schema=READINGS_SCHEMA | dict.fromkeys(WORDS, pl.Categorical))
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,19 +325,19 @@ class Brain:
         frame = cells.with_columns(reason.alias("_why"))
         detail = detail_json(frame["detail"] if "detail" in frame.columns else None, frame["_why"])
         return frame.select(
-            pl.lit(indicator.id).alias("indicator"),
-            pl.lit(indicator.method_id).alias("method_id"),
-            pl.lit(kind).alias("place_kind"),
+            _word(indicator.id).alias("indicator"),
+            _word(indicator.method_id).alias("method_id"),
+            _word(kind).alias("place_kind"),
             places.alias("place"),
             "window_start",
             "window_end",
             "value",
-            pl.lit(indicator.unit).alias("unit"),
+            _word(indicator.unit).alias("unit"),
             pl.when(pl.col("_why").is_not_null())
-            .then(pl.lit("degraded"))
+            .then(_word("degraded"))
             .when(some)
-            .then(pl.lit("ok"))
-            .otherwise(pl.lit("no_data"))
+            .then(_word("ok"))
+            .otherwise(_word("no_data"))
             .alias("state"),
             completeness(frame["got"], frame["expected"]),
             "samples",
@@ -409,6 +410,11 @@ class Brain:
                 reach = max(t.reach_ms for t in state.tables if isinstance(t, PaneTable) and t.rollup.name == name)
                 if state.watermark > NEVER:
                     memory.evict(state.watermark - reach, state.watermark - reach - self.remember_ms)
+
+
+def _word(text: str) -> pl.Expr:
+    """A text that is the same in many rows; the store is sent its dictionary, not its copies."""
+    return pl.lit(text, dtype=pl.Categorical)
 
 
 def completeness(got: pl.Series, expected: pl.Series) -> pl.Series:

@@ -38,7 +38,7 @@ class CompositeTable:
         for name, history in self.history.items():
             if name not in readings:
                 continue
-            new = readings[name].filter(pl.col("place_kind").is_in(self.kind.levels)).select(list(PART))
+            new = readings[name].filter(pl.col("place_kind").cast(pl.String).is_in(self.kind.levels)).select(list(PART)).cast(PART)  # type: ignore[arg-type]
             self.history[name] = pl.concat([history, new]).unique([*PLACE, "window_end"], keep="last", maintain_order=True)
             touched.append(self._reached(new, self.final - kept, self.final))
         if watermark > self.final:

@@ -42,6 +42,8 @@ def score(points: list[tuple[float, float]], value: float) -> float:
 def vital_sign(town: Town, parts: dict[str, dict[Key, Reading]], until: int) -> dict[Key, Reading]:
     """`parts`: the readings of those indicators that the run has; `until`: the smallest watermark of its streams."""
     weights = {name: town.weights.get(name, weight) for name, (weight, _, _) in PARTS.items()}
+    if 10 * (sum(weights.values()) - sum(weights[name] for name in parts)) > 3 * sum(weights.values()):
+        return {}  # The run's streams can never give it a value, so it is no indicator of this run.
     series: dict[tuple[str, str], dict[str, list[tuple[int, Reading]]]] = {}
     for name, readings in parts.items():
         for (kind, place, end), reading in readings.items():
