@@ -77,14 +77,14 @@ def chdb(path: str, tolerate: bool = False, check: bool = False) -> Answer:
     engine.query("SELECT 1", "Arrow")
     kind = "Arrow" if path.endswith(".arrow") else "JSONEachRow"
     tolerant = ", input_format_allow_errors_num = 1000000, input_format_allow_errors_ratio = 0.01" if tolerate else ""
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     found = engine.query(
         f"SELECT link, intDiv(t, {PANE_MS}), count() AS events, sum(n) AS veh, sum(n * tt_ms) AS tt"
         f" FROM file('{path}', {kind}, '{COLUMNS}') GROUP BY ALL SETTINGS max_threads = 2{tolerant}",
         "Arrow",
     )
-    seconds = time.perf_counter() - started
-    return {"seconds": seconds, "sums": sums_of(pl.read_ipc(found.bytes())) if check else None}
+    seconds, cpu_s = time.perf_counter() - started, time.process_time() - used
+    return {"seconds": seconds, "cpu_s": cpu_s, "sums": sums_of(pl.read_ipc(found.bytes())) if check else None}
 
 
 def chdb_air(path: str) -> Answer:

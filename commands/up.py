@@ -34,7 +34,7 @@ from sinks.writer import StoreThread
 CATCH_UP_MS = HOUR_MS
 """The simulated time before now that a start replays."""
 CATCH_UP_STEP_MS = 10 * MINUTE_MS
-CATCH_UP_TICK_MS = 15_000
+CATCH_UP_TICK_MS = MINUTE_MS
 STEP_S = 1.0
 POLL_S = 0.25
 

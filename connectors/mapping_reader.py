@@ -30,9 +30,10 @@ from connectors.mapping import (
 from connectors.mapping_fields import FieldReader
 from connectors.mapping_tables import Tables, text
 from connectors.units import UnitError
+from pipelines.catalogue import STREAMS
 from pipelines.city import Site
 from pipelines.pack import PackError, duration_ms
-from pipelines.streams import STREAMS, Flag, Int, Stream, Text, Time
+from pipelines.streams import Flag, Int, Stream, Text, Time
 
 
 def read(path: Path, data: Path | None, lookup: Path | None) -> Mapping:

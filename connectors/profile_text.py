@@ -8,7 +8,8 @@ from typing import Final
 
 from connectors.profile import QUANTILES, ColumnProfile, Profile
 from connectors.units import is_count
-from pipelines.streams import STREAMS, Int, Stream, Text
+from pipelines.catalogue import STREAMS
+from pipelines.streams import Int, Stream, Text
 
 HINTS: Final[dict[str, tuple[str, ...]]] = {
     "link": ("traveltime", "travel_time", "measuredtime", "link", "segment", "avgspeed", "tt_"),
@@ -22,7 +23,7 @@ HINTS: Final[dict[str, tuple[str, ...]]] = {
     "case": ("activity", "milestone", "lifecycle", "permit", "case_id"),
     "tkt": ("created", "closed", "complaint", "request", "ticket", "agency", "callertype", "ward"),
 }
-"""What the columns of a stream's sources are often called."""
+"""What the columns of a stream's sources are often called; a stream that is not here goes by its own names."""
 PLACE_WORDS: Final = ("station", "site", "garage", "report_id", "district", "ward", "location", "code", "name", "id")
 UNKNOWN: Final = "?"
 """Stands in a proposed mapping for what the profile cannot know; reading it back names the columns there are."""
@@ -106,7 +107,7 @@ def nearest_stream(names: tuple[str, ...]) -> Stream:
     low = [n.lower() for n in names]
 
     def score(stream: Stream) -> int:
-        words = (*HINTS[stream.name], *(c.name for c in stream.columns))
+        words = (*HINTS.get(stream.name, ()), stream.place, *(c.name for c in stream.columns))
         return sum(any(word in name for name in low) for word in words)
 
     return max(STREAMS, key=score)
