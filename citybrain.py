@@ -20,18 +20,28 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Files = Annotated[list[Path], typer.Argument(help="Recorded files: NDJSON, Arrow, or with --map CSV and Parquet; gzip or zstd.")]
-Map = Annotated[str | None, typer.Option("--map", help="Mapping file, or the name of a shipped one (`citybrain check` lists them).")]
+Files = Annotated[
+    list[Path], typer.Argument(help="Recorded files: NDJSON, Arrow, or with --map CSV and Parquet; gzip or zstd.")
+]
+Map = Annotated[
+    str | None, typer.Option("--map", help="Mapping file, or the name of a shipped one (`citybrain check` lists them).")
+]
 CityName = Annotated[str | None, typer.Option("--city", help="City pack: a folder, or the name of a shipped one.")]
-StreamName = Annotated[str | None, typer.Option("--stream", help="Stream of canonical files whose name does not say it.")]
-Lookup = Annotated[Path | None, typer.Option(help="Side table of the mapping's [lookup], if it does not lie where the mapping says.")]
+StreamName = Annotated[
+    str | None, typer.Option("--stream", help="Stream of canonical files whose name does not say it.")
+]
+Lookup = Annotated[
+    Path | None, typer.Option(help="Side table of the mapping's [lookup], if it does not lie where the mapping says.")
+]
 
 
 @app.command()
 def up(
     city: CityName = None,
     speed: Annotated[float, typer.Option(min=0.01, max=1000, help="How fast the simulated city runs.")] = 1.0,
-    start: Annotated[str | None, typer.Option(help="Where simulated time begins, e.g. 2026-03-02T08:00:00+08:00 (default: now).")] = None,
+    start: Annotated[
+        str | None, typer.Option(help="Where simulated time begins, e.g. 2026-03-02T08:00:00+08:00 (default: now).")
+    ] = None,
     until: Annotated[str | None, typer.Option(help="Ends the run at that simulated time (default: never).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the simulated city.")] = 1,
     host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
@@ -39,8 +49,8 @@ def up(
     data: Annotated[Path | None, typer.Option(help="Folder of the store (default: the user's data folder).")] = None,
 ) -> None:
     """The demo city, live: simulator, engine, brain, store and a page at the printed address. Ctrl-C ends it."""
-    from commands.up import Options, run
     from commands.inputs import instant
+    from commands.up import Options, run
 
     options = Options(
         city=city or "demo", speed=speed, seed=seed, host=host, port=port, data=data,
@@ -57,10 +67,19 @@ def replay(
     city: CityName = None,
     lookup: Lookup = None,
     disorder: Annotated[str | None, typer.Option(help="Disorder bound D of these files, such as 300s.")] = None,
-    engine: Annotated[str, typer.Option(help="Engine that groups by place and pane; this version has `polars`.")] = "polars",
-    store: Annotated[str | None, typer.Option(help="Store to keep: a folder, chdb:///abs/dir or http(s)://... (default: temporary).")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for readings, episodes, transitions, rows (Parquet), dead letters, summary.")] = None,
-    until: Annotated[str | None, typer.Option(help="Lets time go on to that instant after the last event, e.g. to see a silence.")] = None,
+    engine: Annotated[
+        str, typer.Option(help="Engine that groups by place and pane; this version has `polars`.")
+    ] = "polars",
+    store: Annotated[
+        str | None, typer.Option(help="Store to keep: a folder, chdb:///abs/dir or http(s)://... (default: temporary).")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for readings, episodes, transitions, rows (Parquet), dead letters, summary."),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Lets time go on to that instant after the last event, e.g. to see a silence.")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Empties --store before the run.")] = False,
     revisions: Annotated[str, typer.Option(help="`newest` or `all` revisions in --out.")] = "newest",
     only: Annotated[list[str] | None, typer.Option(help="Only this indicator (repeatable).")] = None,
@@ -84,7 +103,9 @@ def replay(
 
 
 @app.command()
-def profile(file: Annotated[Path, typer.Argument(help="The file to look into.")], map_: Map = None, lookup: Lookup = None) -> None:
+def profile(
+    file: Annotated[Path, typer.Argument(help="The file to look into.")], map_: Map = None, lookup: Lookup = None
+) -> None:
     """What is in a file before you trust it: columns, nulls, ranges, duplicates, lateness; proposes D and a mapping."""
     from commands.look import profile_text
 
@@ -107,7 +128,9 @@ def diff(
 
 @app.command()
 def check(
-    city: Annotated[list[str] | None, typer.Option("--city", help="City packs to check (default: all shipped).")] = None,
+    city: Annotated[
+        list[str] | None, typer.Option("--city", help="City packs to check (default: all shipped).")
+    ] = None,
     map_: Annotated[list[str] | None, typer.Option("--map", help="Mappings to check (default: all shipped).")] = None,
 ) -> None:
     """Checks catalogue, rules, packs and mappings; changes nothing."""

@@ -127,12 +127,16 @@ def write_pack(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     districts = ", ".join(f'{{ id = "d{i:02d}", zh = "{i} 区", en = "District {i}" }}' for i in range(1, DISTRICTS + 1))
     (folder / "city.toml").write_text(
-        f'id = "bench"\nzh = "基准市"\nen = "Benchmark"\nzone = "Asia/Shanghai"\ndistricts = [{districts}]\n', encoding="utf-8"
+        f'id = "bench"\nzh = "基准市"\nen = "Benchmark"\nzone = "Asia/Shanghai"\ndistricts = [{districts}]\n',
+        encoding="utf-8",
     )
     rows = [
-        f"link,{id_},d{i % DISTRICTS + 1:02d},{200 + i % 23 * 50},{(40, 50, 60, 80)[i % 4]}" for i, id_ in enumerate(link_ids())
+        f"link,{id_},d{i % DISTRICTS + 1:02d},{200 + i % 23 * 50},{(40, 50, 60, 80)[i % 4]}"
+        for i, id_ in enumerate(link_ids())
     ]
-    (folder / "places.csv").write_text("stream,id,district,length_m,free_kmh\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    (folder / "places.csv").write_text(
+        "stream,id,district,length_m,free_kmh\n" + "\n".join(rows) + "\n", encoding="utf-8"
+    )
     shutil.copy(RULES, folder / "rules.toml")
 
 

@@ -21,7 +21,9 @@ from benchmarks.threads import ThreadClock
 
 PANE_MS: Final = 300_000
 COLUMNS: Final = "t Int64, link LowCardinality(String), tt_ms Int64, n Int64"
-AIR_COLUMNS: Final = "t Int64, station LowCardinality(String), pollutant LowCardinality(String), ngm3 Int64, covered_ms Int64"
+AIR_COLUMNS: Final = (
+    "t Int64, station LowCardinality(String), pollutant LowCardinality(String), ngm3 Int64, covered_ms Int64"
+)
 Answer = dict[str, Any]
 
 
@@ -59,7 +61,9 @@ def exported_sums(path: Path) -> Answer:
     """The sums that the peers give, from the exported rows of a replay: on-time and late together."""
     rows = pl.read_parquet(path)
     return sums_of(
-        rows.group_by("place", "pane_start").agg(pl.col("n").sum().alias("events"), pl.col("veh").sum(), pl.col("veh_tt").sum().alias("tt"))
+        rows.group_by("place", "pane_start").agg(
+            pl.col("n").sum().alias("events"), pl.col("veh").sum(), pl.col("veh_tt").sum().alias("tt")
+        )
     )
 
 
@@ -108,7 +112,9 @@ def polars(path: str) -> Answer:
     frame = (
         pl.scan_ndjson(path, schema=schema)
         .group_by("link", pane.alias("pane"))
-        .agg(pl.len().alias("events"), pl.col("n").sum().alias("veh"), (pl.col("n") * pl.col("tt_ms")).sum().alias("tt"))
+        .agg(
+            pl.len().alias("events"), pl.col("n").sum().alias("veh"), (pl.col("n") * pl.col("tt_ms")).sum().alias("tt")
+        )
         .collect(engine="streaming")
     )
     return {"seconds": time.perf_counter() - started, "sums": sums_of(frame)}

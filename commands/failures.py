@@ -10,5 +10,15 @@ from pipelines.pack import PackError
 from sinks.difference import NothingCompared
 from sinks.errors import StoreError, StoreOwned
 
-WRONG = (UserError, MappingError, PackError, CatalogueError, CannotServe, NothingCompared, StoreOwned, FileNotFoundError, LookupError)
+WRONG = (
+    UserError,
+    MappingError,
+    PackError,
+    CatalogueError,
+    CannotServe,
+    NothingCompared,
+    StoreOwned,
+    FileNotFoundError,
+    LookupError,
+)
 FAILED = (StoreError, OSError)

@@ -36,7 +36,9 @@ def shipped(folder: str) -> Path:
 
 def names(folder: str, suffix: str) -> list[str]:
     """What is shipped in a folder: packs (folders) or files of a suffix, without it."""
-    return sorted(p.stem for p in shipped(folder).iterdir() if (p.suffix == suffix if suffix else (p / "city.toml").exists()))
+    return sorted(
+        p.stem for p in shipped(folder).iterdir() if (p.suffix == suffix if suffix else (p / "city.toml").exists())
+    )
 
 
 def named(value: str, folder: str, suffix: str, what: str) -> Path:
@@ -90,7 +92,9 @@ def resolve(
     """Files, and what the options say of them, as sources."""
     for path in paths:
         if not path.is_file():
-            raise UserError(f"{path} is no file" + (" but a folder; name its files" if path.is_dir() else "; is the name right?"))
+            raise UserError(
+                f"{path} is no file" + (" but a folder; name its files" if path.is_dir() else "; is the name right?")
+            )
     if len(set(paths)) < len(paths):
         raise UserError("a file is named twice; each file is one input, read once")
     disorder_ms = duration_ms(disorder, "--disorder") if disorder else None
@@ -106,7 +110,11 @@ def resolve(
     for path in paths:
         name = stream or path.name.split(".")[0]
         if name not in known:
-            why = f"--stream {stream!r}" if stream else f"{path}: its name says no stream, and neither --stream nor --map is given"
+            why = (
+                f"--stream {stream!r}"
+                if stream
+                else f"{path}: its name says no stream, and neither --stream nor --map is given"
+            )
             near = difflib.get_close_matches(name, known, 1)
             raise UserError(f"{why}; streams are {', '.join(known)}." + (f" Did you mean {near[0]!r}?" if near else ""))
         declared = used.setdefault(name, known[name])
@@ -136,4 +144,3 @@ def _zone(mapping: Mapping) -> str:
 def _attach(path: Path, stream: Stream, format_: Format, disorder_ms: int | None) -> Attached:
     source = FileSource(path, stream, format_)
     return Attached(source, Input(source.input, f"files:{stream.name}", disorder_ms))
-

@@ -31,12 +31,16 @@ def profile_text(file: Path, map_: str | None, lookup: Path | None) -> str:
 
 def check_text(cities: Sequence[str] | None, maps: Sequence[str] | None) -> str:
     """Reads everything that a run would read; the first thing that is wrong is an error."""
-    lines = [f"catalogue: {len(catalogue.CATALOGUE)} indicators over {len(catalogue.STREAMS)} streams, every worked case holds"]
+    lines = [
+        f"catalogue: {len(catalogue.CATALOGUE)} indicators over {len(catalogue.STREAMS)} streams, every worked case holds"
+    ]
     for name in cities or names("cities", ""):
         city = city_of(name)
         indicators = catalogue.for_city(city)
         check_rules(city, indicators)
-        lines.append(f"city {city.id}: {len(city.districts)} districts, {len(city.sites)} sites, {len(city.rules)} rules")
+        lines.append(
+            f"city {city.id}: {len(city.districts)} districts, {len(city.sites)} sites, {len(city.rules)} rules"
+        )
     for name in maps or names("maps", ".toml"):
         mapping = read_mapping(named(name, "maps", ".toml", "mapping"))
         lines.append(f"mapping {mapping.name}: stream {mapping.stream.name}, reads {', '.join(mapping.columns)}")
@@ -62,12 +66,24 @@ def explain_text(name: str, city_name: str, url: str) -> str:
     by_id, rules = {i.id: i for i in indicators}, {r.name: r for r in city.rules}
     if name in rules:
         rule = rules[name]
-        return "\n".join([*_rule(rule, by_id[rule.indicator]), "", *_indicator(by_id[rule.indicator]), *_now(rule.indicator, url)]) + "\n"
+        return (
+            "\n".join(
+                [
+                    *_rule(rule, by_id[rule.indicator]),
+                    "",
+                    *_indicator(by_id[rule.indicator]),
+                    *_now(rule.indicator, url),
+                ]
+            )
+            + "\n"
+        )
     if name not in by_id:
         known = [*by_id, *rules]
         near = difflib.get_close_matches(name, known, 3, 0.4)
         hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-        raise UserError(f"{name!r} is neither an indicator nor a rule of city {city.id}; known are {', '.join(known)}.{hint}")
+        raise UserError(
+            f"{name!r} is neither an indicator nor a rule of city {city.id}; known are {', '.join(known)}.{hint}"
+        )
     judged = [line for rule in city.rules if rule.indicator == name for line in ("", *_rule(rule, by_id[name]))]
     return "\n".join([*_indicator(by_id[name]), *judged, *_now(name, url)]) + "\n"
 
@@ -91,16 +107,22 @@ def _indicator(indicator: Indicator) -> list[str]:
     elif indicator.inputs:
         lines.append(f"  from        {', '.join(indicator.inputs)}")
     bounds = indicator.thresholds
-    lines.append(f"  thresholds  {', '.join(f'{v:g}' for v in bounds.values) or 'none'} [{bounds.grade}] {bounds.source}")
+    lines.append(
+        f"  thresholds  {', '.join(f'{v:g}' for v in bounds.values) or 'none'} [{bounds.grade}] {bounds.source}"
+    )
     if indicator.target is not None:
         lines.append(f"  target      {indicator.target:g} {indicator.unit}")
-    lines.append(f"  worked case {[dict(row) for row in indicator.case.rows]} gives {indicator.case.gives} ({indicator.case.source})")
+    lines.append(
+        f"  worked case {[dict(row) for row in indicator.case.rows]} gives {indicator.case.gives} ({indicator.case.source})"
+    )
     return lines
 
 
 def _rule(rule: Rule, indicator: Indicator) -> list[str]:
     word = "at or above" if rule.direction == "above" else "at or below"
-    lines = [f"rule {rule.name} (version {rule.version}): {indicator.en}, every {rule.place_kind}, no data: {rule.no_data}"]
+    lines = [
+        f"rule {rule.name} (version {rule.version}): {indicator.en}, every {rule.place_kind}, no data: {rule.no_data}"
+    ]
     for level in rule.levels:
         lines.append(
             f"  level {level.level.name:<4} {word} {level.raise_:g} {indicator.unit} for {level.for_ms // 1000} s; "
@@ -123,5 +145,7 @@ def _now(name: str, url: str) -> list[str]:
     lines = ["", f"now, at {url}:"]
     for entry in body.get("readings", [])[:20]:
         value = "-" if entry["value"] is None else f"{entry['value']:g} {entry['unit']}"
-        lines.append(f"  {entry['place_kind']} {entry['place']}: {value} ({entry['state']}, {entry['samples']} samples)")
+        lines.append(
+            f"  {entry['place_kind']} {entry['place']}: {value} ({entry['state']}, {entry['samples']} samples)"
+        )
     return lines

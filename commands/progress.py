@@ -28,7 +28,12 @@ class Progress:
             from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
             from rich.progress import Progress as Bar
 
-            columns = (TextColumn("replay"), BarColumn(pulse_style="cyan"), TextColumn("{task.description}"), TimeElapsedColumn())
+            columns = (
+                TextColumn("replay"),
+                BarColumn(pulse_style="cyan"),
+                TextColumn("{task.description}"),
+                TimeElapsedColumn(),
+            )
             self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
             self._task = self._bar.add_task("reading", total=None)
 
@@ -37,7 +42,9 @@ class Progress:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
 

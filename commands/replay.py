@@ -57,7 +57,9 @@ def replay(inputs: Inputs, options: Options, quiet: bool = False) -> dict[str, A
         wall = time.perf_counter() - started
         stored = {t: len_ for t, len_ in sink.counts().items() if t in ("readings", "episodes")}
         summary = summarise(counts, stored, wall, shown)
-        summary["seconds"] = {k: round(v, 3) for k, v in counts.seconds.items()} | {"store_thread": round(store.busy_s, 3)}
+        summary["seconds"] = {k: round(v, 3) for k, v in counts.seconds.items()} | {
+            "store_thread": round(store.busy_s, 3)
+        }
         if options.out is not None:
             export(sink, options.out, revisions=options.revisions, summary=summary)
     warn_if_late(counts, inputs)
@@ -91,7 +93,9 @@ def warn_if_late(counts: Counts, inputs: Inputs) -> None:
 
 
 @contextmanager
-def opened_store(options: Options, inputs: Inputs, indicators: tuple[Indicator, ...]) -> Iterator[tuple[ClickHouseSink, str, int]]:
+def opened_store(
+    options: Options, inputs: Inputs, indicators: tuple[Indicator, ...]
+) -> Iterator[tuple[ClickHouseSink, str, int]]:
     """The store of the run, and what the summary calls it: the one asked for, or a temporary one that goes with the run."""
     rollups = catalogue.rollups(indicators)
     streams = tuple(s for s in catalogue.STREAMS if s.lifecycle)

@@ -107,7 +107,9 @@ def run(options: Options) -> None:
     """Runs until Ctrl-C, SIGTERM, or simulated `until`."""
     city = city_of(options.city)
     if not any(s.stream == "link" for s in city.sites):
-        raise UserError(f"city {city.id!r} has no links to simulate; `citybrain up` runs the demo city or a pack with places like it")
+        raise UserError(
+            f"city {city.id!r} has no links to simulate; `citybrain up` runs the demo city or a pack with places like it"
+        )
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -115,7 +117,9 @@ def run(options: Options) -> None:
     folder = (options.data or Path(platformdirs.user_data_dir("citybrain"))).absolute() / "store"
     folder.mkdir(parents=True, exist_ok=True)
     indicators = catalogue.for_city(city)
-    sink = ClickHouseSink(f"chdb://{folder}", catalogue.rollups(indicators), [s for s in catalogue.STREAMS if s.lifecycle])
+    sink = ClickHouseSink(
+        f"chdb://{folder}", catalogue.rollups(indicators), [s for s in catalogue.STREAMS if s.lifecycle]
+    )
     try:
         sink.migrate()
         now = options.start if options.start is not None else int(time.time() * 1000)
@@ -129,7 +133,14 @@ def run(options: Options) -> None:
         print(f"citybrain: {city.en} at {serving.url}  (Ctrl-C ends it; store: {folder})", flush=True)
         store = StoreThread(sink)
         try:
-            Live(options, city_run(options, city, indicators, clock, Kept(store, metrics), sink, folder), board, metrics, clock, stop).go(now)
+            Live(
+                options,
+                city_run(options, city, indicators, clock, Kept(store, metrics), sink, folder),
+                board,
+                metrics,
+                clock,
+                stop,
+            ).go(now)
         finally:
             serving.stop()
             store.close()
@@ -156,19 +167,31 @@ def city_run(options, city, indicators, clock, store, sink, folder) -> Callable[
 class Live:
     """The loop: poll often, step once a second, show what is provisional in between."""
 
-    def __init__(self, options: Options, make: Callable[[Callable[[Step], None]], Run], board: Board, metrics: Metrics, clock: RunClock, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        options: Options,
+        make: Callable[[Callable[[Step], None]], Run],
+        board: Board,
+        metrics: Metrics,
+        clock: RunClock,
+        stop: threading.Event,
+    ) -> None:
         self.options, self.board, self.metrics, self.clock, self.stop = options, board, metrics, clock, stop
         self.started = time.monotonic()
         self.run = make(self.publish)
         self.first = True
 
     def publish(self, step: Step) -> None:
-        self.board.update(step.readings, None, step.transitions, open_frame(self.run.brain.episodes), self.health(), self.clock())
+        self.board.update(
+            step.readings, None, step.transitions, open_frame(self.run.brain.episodes), self.health(), self.clock()
+        )
 
     def health(self) -> dict[str, StreamHealth]:
         return {
             name: StreamHealth(
-                watermark=s.watermark, last_event_at=None if s.last_event == NEVER else s.last_event, **s.ingest.counters  # type: ignore[typeddict-item]
+                watermark=s.watermark,
+                last_event_at=None if s.last_event == NEVER else s.last_event,
+                **s.ingest.counters,  # type: ignore[typeddict-item]
             )
             for name, s in self.run.streams.items()
         }
@@ -213,8 +236,22 @@ class Live:
 def open_frame(book: EpisodeBook) -> pl.DataFrame:
     """The open episodes as rows of `episodes`."""
     rows = [
-        (e.episode_id, e.rule, e.rule_version, e.indicator, e.place_kind, e.place, e.level, e.state, e.started_at, e.ended_at,
-         e.last_value, e.threshold, e.detail, 0)  # fmt: skip
+        (
+            e.episode_id,
+            e.rule,
+            e.rule_version,
+            e.indicator,
+            e.place_kind,
+            e.place,
+            e.level,
+            e.state,
+            e.started_at,
+            e.ended_at,
+            e.last_value,
+            e.threshold,
+            e.detail,
+            0,
+        )  # fmt: skip
         for e in book.open_episodes()
     ]
     return pl.DataFrame(rows, EPISODES_SCHEMA, orient="row")

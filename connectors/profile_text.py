@@ -107,7 +107,7 @@ def nearest_stream(names: tuple[str, ...]) -> Stream:
     low = [n.lower() for n in names]
 
     def score(stream: Stream) -> int:
-        words = (*HINTS.get(stream.name, ()), stream.place, *(c.name for c in stream.columns))
+        words = (*HINTS.get(stream.name, (stream.place,)), *(c.name for c in stream.columns))
         return sum(any(word in name for name in low) for word in words)
 
     return max(STREAMS, key=score)

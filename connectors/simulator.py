@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -80,7 +80,7 @@ class Minute:
         return float(sum(h * np.exp(-(((self.hour - at) / width) ** 2)) for at, width, h in RUSH_HOURS))
 
 
-Columns = dict[str, object]
+Columns = dict[str, Any]
 
 
 def link(minute: Minute, sites: list[Site], places: Places) -> Columns:
@@ -171,7 +171,9 @@ def http(minute: Minute, sites: list[Site], places: Places) -> Columns:
     return {"t": at, "service": places.ids[service], "status": status, "duration_us": (seconds * 1e6).astype(np.int64)}
 
 
-def _cases(minute: Minute, places: Places, stream: str, per_minute: float) -> tuple[int, np.ndarray, np.ndarray, list[str]]:
+def _cases(
+    minute: Minute, places: Places, stream: str, per_minute: float
+) -> tuple[int, np.ndarray, np.ndarray, list[str]]:
     n = int(minute.rng.poisson(per_minute))
     opened = minute.start_ms + np.sort(minute.rng.integers(0, MINUTE_MS, n))
     district = places.ids[minute.rng.integers(0, len(places.ids), n)]
@@ -232,7 +234,9 @@ def inc(minute: Minute, sites: list[Site], places: Places) -> Columns:
     for k in range(n):
         online = minute.rng.random() < 0.7
         t, same = int(opened[k]), {"district": district[k], "case_id": ids[k]}
-        rows.append(same | {"t": t, "milestone": "report", "kind": "minor", "channel": "online" if online else "patrol"})
+        rows.append(
+            same | {"t": t, "milestone": "report", "kind": "minor", "channel": "online" if online else "patrol"}
+        )
         took = int(minute.rng.gamma(4, 50_000 if online else 500_000))
         rows.append(same | {"t": t + took // 2, "milestone": "arrive"})
         rows.append(same | {"t": t + took, "milestone": "clear"})
@@ -279,7 +283,9 @@ class Simulation:
         rng = np.random.default_rng([self.seed, list(GENERATORS).index(self.stream), number])
         minute = Minute(number, local.hour + local.minute / 60, rng, self.scenario)
         columns = GENERATORS[self.stream](minute, self.sites, self.places)
-        return pl.DataFrame({k: list(v) if isinstance(v, np.ndarray) and v.dtype == object else v for k, v in columns.items()})
+        return pl.DataFrame(
+            {k: list(v) if isinstance(v, np.ndarray) and v.dtype == object else v for k, v in columns.items()}
+        )
 
     def sent(self, number: int) -> pl.DataFrame:
         """What is sent of that minute: `line` (bytes as text) and `arrival` (UTC ms), in the order of arrival."""

@@ -59,7 +59,7 @@ class SimulatorSource:
         now = self.clock() if self.until is None else min(self.clock(), self.until)
         while True:
             horizon = min(now, self._minute * MINUTE_MS)
-            if (count := self._due(horizon)) :
+            if count := self._due(horizon):
                 sent, self._waiting = self._waiting[:count], self._waiting[count:]
                 first, self._sent = self._sent + 1, self._sent + count
                 if self._sent <= self._skip:
@@ -91,7 +91,12 @@ class SimulatorSource:
 
 
 def sources(
-    city: City, streams: dict[str, Stream], start: int, clock: Callable[[], int], until: int | None = None, seed: int = 1,
+    city: City,
+    streams: dict[str, Stream],
+    start: int,
+    clock: Callable[[], int],
+    until: int | None = None,
+    seed: int = 1,
     faults: Faults | None = None,
 ) -> Iterator[SimulatorSource]:
     """A source for every stream that the simulated city sends."""
@@ -99,7 +104,9 @@ def sources(
         yield SimulatorSource(city, streams[name], start, clock, until=until, seed=seed, faults=faults)
 
 
-def write_files(city: City, streams: dict[str, Stream], start: int, until: int, folder: Path, seed: int = 1) -> dict[str, int]:
+def write_files(
+    city: City, streams: dict[str, Stream], start: int, until: int, folder: Path, seed: int = 1
+) -> dict[str, int]:
     """A recorded run: `<stream>.ndjson` as sent, `truth/<stream>.ndjson` as it happened, `scenario.json` with the faults.
 
     Returns the number of lines by stream."""
@@ -112,7 +119,9 @@ def write_files(city: City, streams: dict[str, Stream], start: int, until: int, 
         sent = sent.sort("arrival", maintain_order=True)
         (folder / f"{name}.ndjson").write_text("".join(f"{line}\n" for line in sent["line"]), encoding="utf-8")
         truth = [simulation.truth(m) for m in minutes]
-        pl.concat([t for t in truth if len(t)], how="diagonal_relaxed").write_ndjson(folder / "truth" / f"{name}.ndjson")
+        pl.concat([t for t in truth if len(t)], how="diagonal_relaxed").write_ndjson(
+            folder / "truth" / f"{name}.ndjson"
+        )
         lines[name] = len(sent)
     scenario = Simulation(city, "link", seed).scenario
     minutes = range(start // MINUTE_MS, until // MINUTE_MS)

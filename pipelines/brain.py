@@ -47,7 +47,15 @@ class Step:
 class _StreamState:
     """Everything of one stream: its places, presence, panes, cases, and the watermark up to which it was judged."""
 
-    def __init__(self, city: City, stream: Stream, registry: PlaceRegistry, members: Sequence[Indicator], older: Older | None, repeats: bool) -> None:
+    def __init__(
+        self,
+        city: City,
+        stream: Stream,
+        registry: PlaceRegistry,
+        members: Sequence[Indicator],
+        older: Older | None,
+        repeats: bool,
+    ) -> None:
         self.stream = stream
         self.tree = PlaceTree(city, stream, registry)
         self.attendance = Attendance(stream, self.tree)
@@ -105,11 +113,14 @@ class Brain:
                 members[indicator.stream.name].append(indicator)
                 known.setdefault(indicator.stream.name, indicator.stream)
         self.streams = {
-            name: _StreamState(city, known[name], registries[name], mine, older, repeats) for name, mine in members.items()
+            name: _StreamState(city, known[name], registries[name], mine, older, repeats)
+            for name, mine in members.items()
         }
         self.evicts = older is not None
         self.derived = [i for i in self.indicators if isinstance(i.kind, Derived)]
-        self.composites = [CompositeTable(i) for i in self.indicators if isinstance(i.kind, Composite) and self._fed(i.kind)]
+        self.composites = [
+            CompositeTable(i) for i in self.indicators if isinstance(i.kind, Composite) and self._fed(i.kind)
+        ]
         self.episodes = EpisodeBook(city.id, city.rules)
         self.rules: dict[str, list[Rule]] = {}
         for rule in city.rules:
@@ -121,7 +132,9 @@ class Brain:
 
     def _fed(self, kind: Composite) -> bool:
         """Whether the streams of this run feed enough of a composite for it ever to have a value; else it has no cells."""
-        fed = sum(p.weight for p in kind.parts if p.indicator in self.order and self._source(p.indicator) in self.streams)
+        fed = sum(
+            p.weight for p in kind.parts if p.indicator in self.order and self._source(p.indicator) in self.streams
+        )
         total = sum(p.weight for p in kind.parts)
         return total - fed <= kind.missing_share * total
 
@@ -149,13 +162,17 @@ class Brain:
         """The same as `step`, time going on in strides of about so many cells: a block of a sparse stream may hold years."""
         self._take_in(rows, events)
         while True:
-            reached = {name: self._next(self.streams[name], end, cells) for name, end in watermarks.items() if name in self.streams}
+            reached = {
+                name: self._next(self.streams[name], end, cells)
+                for name, end in watermarks.items()
+                if name in self.streams
+            }
             yield self._stride(reached, revision())
             if all(reached[name] >= watermarks[name] for name in reached):
                 return
 
     def _take_in(self, rows: Iterable[Rows], events: Iterable[Stamped]) -> None:
-        self._late: dict[str, pl.DataFrame] = {}
+        self._late = {}
         for state in self.streams.values():
             state.attendance.segments = []
         for one in rows:
@@ -203,7 +220,9 @@ class Brain:
                 newest = max(int(last.max()) if len(last) else NEVER, NEVER)
                 if newest == NEVER:
                     continue
-                wanted = ends(table.window, state.watermark, next_end(table.window, newest, self.city.zone), self.city.zone)
+                wanted = ends(
+                    table.window, state.watermark, next_end(table.window, newest, self.city.zone), self.city.zone
+                )
                 if wanted:
                     levels = table.compute(wanted, with_data=True)
                     found += self._publish(table.members, levels, revision, None, "input_ended")
@@ -244,7 +263,11 @@ class Brain:
         if state.book is None:
             return
         names = state.tree.registry.ids
-        frames = [b.events.with_columns(pl.Series(names, dtype=pl.String).gather(b.events["place"]).alias("place")) for b in blocks if b.events is not None]
+        frames = [
+            b.events.with_columns(pl.Series(names, dtype=pl.String).gather(b.events["place"]).alias("place"))
+            for b in blocks
+            if b.events is not None
+        ]
         for b in blocks:
             assert b.events is not None
             places, t = b.events["place"].to_numpy().astype(np.int64), b.events["t"].to_numpy()
@@ -296,7 +319,9 @@ class Brain:
             if indicator.id not in levels and all(x in levels for x in indicator.inputs):
                 assert isinstance(indicator.kind, Derived)
                 depth = len(levels[indicator.inputs[0]])
-                levels[indicator.id] = [derive(indicator.kind, {x: levels[x][k] for x in indicator.inputs}) for k in range(depth)]
+                levels[indicator.id] = [
+                    derive(indicator.kind, {x: levels[x][k] for x in indicator.inputs}) for k in range(depth)
+                ]
                 everything.append(indicator)
         out = []
         for indicator in everything:
@@ -304,15 +329,21 @@ class Brain:
             affected = touched.rename({"place": "code"}) if touched is not None else None
             for level, kind in enumerate(tree.levels):
                 if level and affected is not None:
-                    affected = affected.with_columns(tree.parents(level - 1).gather(affected["code"]).alias("code")).unique()
+                    affected = affected.with_columns(
+                        tree.parents(level - 1).gather(affected["code"]).alias("code")
+                    ).unique()
                 if level < skip or (allowed and kind not in allowed):
                     continue
                 cells = levels[indicator.id][level]
                 if affected is not None and fresh is not None:
                     is_fresh = pl.col("window_end").is_in(list(fresh))
-                    cells = pl.concat([cells.filter(is_fresh), cells.filter(~is_fresh).join(affected, on=KEY, how="semi")])
+                    cells = pl.concat(
+                        [cells.filter(is_fresh), cells.filter(~is_fresh).join(affected, on=KEY, how="semi")]
+                    )
                 if len(cells):
-                    out.append(self._readings(indicator, kind, tree.names(level).gather(cells["code"]), cells, revision, mark))
+                    out.append(
+                        self._readings(indicator, kind, tree.names(level).gather(cells["code"]), cells, revision, mark)
+                    )
         return out
 
     def _readings(
@@ -378,7 +409,9 @@ class Brain:
             if until == NEVER:
                 continue
             for rule in rules:
-                cells = [f.select("place", "window_end", "value") for f in mine if f["place_kind"][0] == rule.place_kind]
+                cells = [
+                    f.select("place", "window_end", "value") for f in mine if f["place_kind"][0] == rule.place_kind
+                ]
                 frame = pl.concat(cells) if cells else NO_CELLS
                 last = self.episodes.last_end(rule)
                 if last is None and frame.is_empty():

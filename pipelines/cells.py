@@ -77,15 +77,19 @@ def grid(places: Ints, start: Ints, end: Ints, tree: PlaceTree, pane_ms: int) ->
     """The site cells that exist, with the panes that completeness expects (null without a declared period)."""
     period = tree.periods()[places]
     unit = period.clip(min=pane_ms)
-    return pl.DataFrame(
-        {
-            "code": pl.Series(places, dtype=pl.UInt32),
-            "window_start": pl.Series(start, dtype=pl.Int64),
-            "window_end": pl.Series(end, dtype=pl.Int64),
-            "expected": pl.Series(-((start - end) // unit), dtype=pl.Int64),
-            "declared": pl.Series(period > 0),
-        }
-    ).with_columns(pl.when("declared").then("expected").alias("expected")).drop("declared")
+    return (
+        pl.DataFrame(
+            {
+                "code": pl.Series(places, dtype=pl.UInt32),
+                "window_start": pl.Series(start, dtype=pl.Int64),
+                "window_end": pl.Series(end, dtype=pl.Int64),
+                "expected": pl.Series(-((start - end) // unit), dtype=pl.Int64),
+                "declared": pl.Series(period > 0),
+            }
+        )
+        .with_columns(pl.when("declared").then("expected").alias("expected"))
+        .drop("declared")
+    )
 
 
 def join_aggregates(cells: pl.DataFrame, aggregates: pl.DataFrame) -> pl.DataFrame:

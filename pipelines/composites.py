@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,13 @@ CORRECTED_MS = 7 * DAY_MS
 """How far behind the newest T composites follow corrections of their parts: the history that is kept for it."""
 PLACE = ["place_kind", "place"]
 WHERE = {"place_kind": pl.String, "place": pl.String, "window_end": pl.Int64}
-PART = {"place_kind": pl.String, "place": pl.String, "window_end": pl.Int64, "value": pl.Float64, "as_of": pl.Int64}
+PART: Final[Any] = {
+    "place_kind": pl.String,
+    "place": pl.String,
+    "window_end": pl.Int64,
+    "value": pl.Float64,
+    "as_of": pl.Int64,
+}
 
 
 class CompositeTable:
@@ -38,8 +45,15 @@ class CompositeTable:
         for name, history in self.history.items():
             if name not in readings:
                 continue
-            new = readings[name].filter(pl.col("place_kind").cast(pl.String).is_in(self.kind.levels)).select(list(PART)).cast(PART)  # type: ignore[arg-type]
-            self.history[name] = pl.concat([history, new]).unique([*PLACE, "window_end"], keep="last", maintain_order=True)
+            new = (
+                readings[name]
+                .filter(pl.col("place_kind").cast(pl.String).is_in(self.kind.levels))
+                .select(list(PART))
+                .cast(PART)
+            )
+            self.history[name] = pl.concat([history, new]).unique(
+                [*PLACE, "window_end"], keep="last", maintain_order=True
+            )
             touched.append(self._reached(new, self.final - kept, self.final))
         if watermark > self.final:
             touched += [self._reached(history, self.final, watermark) for history in self.history.values()]
@@ -72,9 +86,7 @@ class CompositeTable:
             ).sort("at")
             base = base.join_asof(part, on="at", by=PLACE, strategy="backward", check_sortedness=False)
             young = pl.col(f"{name}:end") > pl.col("at") - self.kind.validity_ms
-            base = base.with_columns(
-                pl.when(young).then(c).alias(c) for c in (name, f"{name}:as_of", f"{name}:end")
-            )
+            base = base.with_columns(pl.when(young).then(c).alias(c) for c in (name, f"{name}:as_of", f"{name}:end"))
         return self._scored(base)
 
     def _scored(self, base: pl.DataFrame) -> pl.DataFrame:
@@ -96,7 +108,8 @@ class CompositeTable:
             value = pl.Series("value", np.where(enough, points / weight, np.nan)).fill_nan(None)
         names = list(scores)
         detail = [
-            {"scores": {n: x for n, x in zip(names, row, strict=True) if x == x}} for row in zip(*scores.values(), strict=True)
+            {"scores": {n: x for n, x in zip(names, row, strict=True) if x == x}}
+            for row in zip(*scores.values(), strict=True)
         ]
         return base.select(
             *WHERE,
@@ -116,4 +129,5 @@ def piecewise(points: Sequence[tuple[float, float]], values: npt.NDArray[np.floa
     index = np.searchsorted(x, values, side="left")
     i = index.clip(1, len(x) - 1)
     inside = y[i - 1] + (y[i] - y[i - 1]) * (values - x[i - 1]) / (x[i] - x[i - 1])
-    return np.where(index == 0, y[0], np.where(index == len(x), y[-1], inside))
+    out: npt.NDArray[np.float64] = np.where(index == 0, y[0], np.where(index == len(x), y[-1], inside))
+    return out

@@ -60,7 +60,6 @@ class Counts:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
 
-
 class StreamRun:
     """Ingest and engine of one stream, and what they hand to the next step."""
 
@@ -212,7 +211,7 @@ class Run:
         """Takes in what the sources have now; returns how many records that were."""
         taken = 0
         for stream in self.streams.values():
-            for name, source in stream.sources.items():
+            for source in stream.sources.values():
                 while (decoded := source.read()) is not None:
                     taken += decoded.records
                     stream.add(stream.ingest.push(decoded, now))
@@ -261,7 +260,11 @@ class Run:
         letters = [x for s in self.streams.values() for x in s.ingest.dead_letters()]
         if letters:
             batch.append(("dead_letters", dead_letters_frame(letters, now)))
-        found = (("readings", step.readings), ("episodes", step.episodes), ("transitions", transitions_frame(step.transitions)))
+        found = (
+            ("readings", step.readings),
+            ("episodes", step.episodes),
+            ("transitions", transitions_frame(step.transitions)),
+        )
         batch += [(table, frame) for table, frame in found if len(frame)]
         counts = self.counts
         counts.steps += 1
@@ -279,7 +282,9 @@ class Run:
 
     def _stored_rows(self, one: Rows, number: int) -> pl.DataFrame:
         stream = next(s for s in self.streams.values() if any(r.name == one.rollup for r in s.rollups))
-        return one.rows.with_columns(self._names(stream.stream.name, one.rows["place"]), pl.lit(number, dtype=pl.Int64).alias("step"))
+        return one.rows.with_columns(
+            self._names(stream.stream.name, one.rows["place"]), pl.lit(number, dtype=pl.Int64).alias("step")
+        )
 
     def _stored_cases(self, block: Stamped, number: int) -> pl.DataFrame:
         assert block.events is not None
@@ -324,7 +329,9 @@ def next_epoch(folder: Path) -> int:
     except FileNotFoundError:
         epoch = 1
     except ValueError:
-        raise ValueError(f"{path} holds {path.read_text()!r}, not a number; write the largest epoch ever used into it") from None
+        raise ValueError(
+            f"{path} holds {path.read_text()!r}, not a number; write the largest epoch ever used into it"
+        ) from None
     draft = folder / "epoch.new"
     with draft.open("w") as file:
         file.write(str(epoch))

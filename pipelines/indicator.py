@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Final, Literal
 
 import polars as pl
@@ -178,7 +179,9 @@ class Indicator:
         if (given is None) != (expected is None) or (
             given is not None and expected is not None and not math.isclose(given, expected, rel_tol=1e-9, abs_tol=1e-9)
         ):
-            raise ValueError(f"indicator {self.id!r}: its worked case gives {given}, not {expected} ({self.case.source})")
+            raise ValueError(
+                f"indicator {self.id!r}: its worked case gives {given}, not {expected} ({self.case.source})"
+            )
 
     @property
     def stream(self) -> Stream | None:
@@ -212,7 +215,7 @@ def score(points: Sequence[tuple[float, float]], value: float) -> float:
     """The piecewise linear score of a value; flat beyond the ends."""
     if value <= points[0][0]:
         return points[0][1]
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(points):
         if value <= x1:
             return y0 + (y1 - y0) * (value - x0) / (x1 - x0)
     return points[-1][1]
@@ -258,7 +261,9 @@ def worked(indicator: Indicator, zone: str = "Asia/Shanghai") -> float | None:
             open_ = kind.intervals(_cases(frame, kind.stream), zone).filter(
                 (pl.col("opened") <= at) & (pl.col("closed").is_null() | (pl.col("closed") > at))
             )
-            counts = open_.select((pl.col("marked") <= at).sum().cast(pl.Int64).alias("num"), pl.len().cast(pl.Int64).alias("den"))
+            counts = open_.select(
+                (pl.col("marked") <= at).sum().cast(pl.Int64).alias("num"), pl.len().cast(pl.Int64).alias("den")
+            )
             return _share(counts, kind.value)
         case Derived():
             return _finite(frame.select(kind.value.alias("value")).item())
@@ -299,4 +304,6 @@ def _cases(frame: pl.DataFrame, stream: Stream) -> pl.DataFrame:
     from pipelines.lifecycle import case_schema
 
     schema = case_schema(stream)
-    return pl.DataFrame({n: frame[n] if n in frame.columns else pl.Series(n, [None] * len(frame), dtype=t) for n, t in schema.items()}).cast(schema)  # type: ignore[arg-type]
+    return pl.DataFrame(
+        {n: frame[n] if n in frame.columns else pl.Series(n, [None] * len(frame), dtype=t) for n, t in schema.items()}
+    ).cast(schema)  # type: ignore[arg-type]

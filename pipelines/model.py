@@ -6,7 +6,6 @@ Times are UTC milliseconds since 1970 as int; frames are Polars data frames; ins
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import polars as pl
 
@@ -72,9 +73,11 @@ class PaneMemory:
         known = [s.rows for s in self.segments]
         if known:
             before = pl.concat(known).select(*key, pl.col("n").alias("n_before"))
-            rows = rows.join(before, on=key, how="left").filter(
-                pl.col("n_before").is_null() | (pl.col("n") > pl.col("n_before"))
-            ).drop("n_before")
+            rows = (
+                rows.join(before, on=key, how="left")
+                .filter(pl.col("n_before").is_null() | (pl.col("n") > pl.col("n_before")))
+                .drop("n_before")
+            )
         rows = rows.sort("n", descending=True).unique(key, keep="first", maintain_order=True)
         for segment in self.segments:
             kept = segment.rows.join(rows, on=key, how="anti")
@@ -113,7 +116,9 @@ class PaneMemory:
         fold = []
         for m in self.rollup.measures:
             column = pl.col(m.name)
-            fold.append(column.sum() if FOLD[m.kind] == "sum" else column.min() if FOLD[m.kind] == "min" else column.max())
+            fold.append(
+                column.sum() if FOLD[m.kind] == "sum" else column.min() if FOLD[m.kind] == "min" else column.max()
+            )
         return rows.group_by(self.keys, maintain_order=True).agg(*fold, pl.col("n").sum(), pl.col("as_of").max())
 
     def empty(self) -> pl.DataFrame:
@@ -125,7 +130,9 @@ class PaneMemory:
         before = min(needed, wished) if sum(len(s.rows) for s in self.segments) <= MOST_ROWS_KEPT else needed
         kept = [s for s in self.segments if s.last >= before]
         if len(kept) < len(self.segments):
-            self.horizon = max([self.horizon, *(s.last + self.rollup.pane_ms for s in self.segments if s.last < before)])
+            self.horizon = max(
+                [self.horizon, *(s.last + self.rollup.pane_ms for s in self.segments if s.last < before)]
+            )
             self.segments = []
             for segment in kept:
                 if segment.first < self.horizon:  # a late row's segment may span the horizon: the store has those panes
@@ -152,4 +159,4 @@ class PaneMemory:
 def _overlap(segments: list[_Segment]) -> bool:
     """Whether a pane may lie in two segments (a late row came before its pane closed, or after its segment)."""
     ordered = sorted(segments, key=lambda s: (s.first, s.last))
-    return any(b.first <= a.last for a, b in zip(ordered, ordered[1:], strict=False))
+    return any(b.first <= a.last for a, b in pairwise(ordered))

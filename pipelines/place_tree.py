@@ -91,8 +91,7 @@ class PlaceTree:
         cached = self._attributes.get(names)
         if cached is None:
             rows = [
-                {"place": self.registry.known[site.id], "pane_start": site.valid_from}
-                | {n: site.attributes.get(n) for n in names}
+                (self.registry.known[site.id], site.valid_from, *(site.attributes.get(n) for n in names))
                 for entries in self.sites.values()
                 for site in entries
             ]

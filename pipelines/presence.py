@@ -65,7 +65,7 @@ class Presence:
             self.first[place], self.last[place] = lo, hi
             return
         runs = self.runs(place)
-        # The runs that the new one touches are neighbours: from the first that ends late enough to the last that starts early enough.
+        # The runs that the new one touches are neighbours: from the first that ends late enough on.
         begin = bisect_left(runs, lo - self.retire_after, key=lambda run: run[1])
         stop = bisect_right(runs, hi + self.retire_after, key=lambda run: run[0])
         joined = runs[begin:stop]

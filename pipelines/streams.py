@@ -109,7 +109,9 @@ class Stream:
         for column in self.columns:
             if column.name == name:
                 return column
-        raise LookupError(f"stream {self.name!r} has no column {name!r}; it has {', '.join(c.name for c in self.columns)}")
+        raise LookupError(
+            f"stream {self.name!r} has no column {name!r}; it has {', '.join(c.name for c in self.columns)}"
+        )
 
 
 LINK = Stream(

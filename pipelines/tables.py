@@ -43,7 +43,9 @@ class Attendance:
         if self.since == -NEVER and len(on_time):
             self.since = int(on_time.min())
 
-    def cells(self, window: Window, wanted: list[int], zone: str, pane_ms: int) -> Iterable[tuple[list[int], pl.DataFrame]]:
+    def cells(
+        self, window: Window, wanted: list[int], zone: str, pane_ms: int
+    ) -> Iterable[tuple[list[int], pl.DataFrame]]:
         """The site cells that exist in the wanted windows, in portions of windows."""
         configured = self.tree.configured
         many = max(1, MOST_CELLS // max(1, len(self.presence.first), len(configured)))
@@ -79,7 +81,9 @@ def hit(rows: pl.DataFrame, window: Window, until: int, zone: str, lookback_ms: 
 class PaneTable:
     """Indicators over the panes of one rollup and one kind of window."""
 
-    def __init__(self, attendance: Attendance, rollup: Rollup, memory: PaneMemory, members: Sequence[Indicator], zone: str) -> None:
+    def __init__(
+        self, attendance: Attendance, rollup: Rollup, memory: PaneMemory, members: Sequence[Indicator], zone: str
+    ) -> None:
         self.attendance, self.tree, self.rollup, self.memory = attendance, attendance.tree, rollup, memory
         self.window, self.zone = members[0].window, zone
         # Indicators that look back see more panes than their window; they are grouped apart.
@@ -96,7 +100,9 @@ class PaneTable:
     def touched(self, late: pl.DataFrame, until: int) -> pl.DataFrame:
         return hit(late, self.window, until, self.zone, max(self.groups))
 
-    def compute(self, wanted: list[int], more: pl.DataFrame | None = None, with_data: bool = False) -> dict[str, Levels]:
+    def compute(
+        self, wanted: list[int], more: pl.DataFrame | None = None, with_data: bool = False
+    ) -> dict[str, Levels]:
         """Cells of every level by indicator; `more` are provisional rows, counted as well; `with_data` leaves out the
         sites whose windows are empty."""
         parts: dict[str, list[Levels]] = {i.id: [] for i in self.members}
@@ -112,7 +118,9 @@ class PaneTable:
                     seen = aggregates.filter(pl.col("samples") > 0)
                     closed = seen["window_end"].to_numpy()
                     opened = starts(self.window, closed, self.zone)
-                    existing = grid(seen["place"].to_numpy().astype(np.int64), opened, closed, self.tree, self.rollup.pane_ms)
+                    existing = grid(
+                        seen["place"].to_numpy().astype(np.int64), opened, closed, self.tree, self.rollup.pane_ms
+                    )
                 else:
                     existing = cells
                 joined = join_aggregates(existing, aggregates)
@@ -152,8 +160,15 @@ class CaseTable:
         self.window, self.zone, self.members = indicator.window, zone, [indicator]
         self.how = Formula(self.kind.value, caution=COARSE, min_samples=indicator.min_samples)
         self.facts = pl.DataFrame(
-            schema={"case_id": pl.String, "place": pl.UInt32, "pane_start": pl.Int64, "num": pl.Int64, "den": pl.Int64,
-                    "as_of": pl.Int64, "coarse": pl.Int64}  # fmt: skip
+            schema={
+                "case_id": pl.String,
+                "place": pl.UInt32,
+                "pane_start": pl.Int64,
+                "num": pl.Int64,
+                "den": pl.Int64,
+                "as_of": pl.Int64,
+                "coarse": pl.Int64,
+            }
         )
         self.changed = self.facts
 
@@ -163,9 +178,13 @@ class CaseTable:
             self.changed = self.facts.clear()
             return
         found = self.kind.facts(cases, self.zone)
-        coarse = pl.col("coarse").fill_null(False).cast(pl.Int64) if "coarse" in found.columns else pl.lit(0, dtype=pl.Int64)
+        coarse = (
+            pl.col("coarse").fill_null(False).cast(pl.Int64) if "coarse" in found.columns else pl.lit(0, dtype=pl.Int64)
+        )
         codes = pl.Series("place", [self.tree.registry.code(p) for p in found["place"]], dtype=pl.UInt32)
-        new = found.with_columns(codes, coarse.alias("coarse"), pl.col("t").alias("pane_start")).select(self.facts.columns)
+        new = found.with_columns(codes, coarse.alias("coarse"), pl.col("t").alias("pane_start")).select(
+            self.facts.columns
+        )
         mine = pl.col("case_id").is_in(cases["case_id"].to_list())
         old = self.facts.filter(mine)
         both = pl.concat([old, new])
@@ -175,10 +194,14 @@ class CaseTable:
     def touched(self, until: int) -> pl.DataFrame:
         return hit(self.changed, self.window, until, self.zone, 0)
 
-    def compute(self, wanted: list[int], more: pl.DataFrame | None = None, with_data: bool = False) -> dict[str, Levels]:
+    def compute(
+        self, wanted: list[int], more: pl.DataFrame | None = None, with_data: bool = False
+    ) -> dict[str, Levels]:
         parts = []
         for portion, cells in self.attendance.cells(self.window, wanted, self.zone, self.kind.pane_ms):
-            inside = pl.col("pane_start").is_between(start(self.window, portion[0], self.zone), portion[-1], closed="left")
+            inside = pl.col("pane_start").is_between(
+                start(self.window, portion[0], self.zone), portion[-1], closed="left"
+            )
             rows = spread(self.facts.filter(inside), self.window, portion, self.zone)
             sums = rows.group_by(["place", "window_end"]).agg(
                 pl.col("num").sum(), pl.col("den").sum(), pl.col("coarse").sum(), pl.col("as_of").max(),
@@ -198,11 +221,15 @@ class StockTable:
         assert isinstance(indicator.kind, Stock) and isinstance(indicator.window, Slide)
         self.attendance, self.tree, self.indicator, self.kind = attendance, attendance.tree, indicator, indicator.kind
         self.window, self.zone, self.members = indicator.window, zone, [indicator]
-        self.how = Formula(
-            self.kind.value, reason=pl.when(pl.col("den") == 0).then(pl.lit("none_open")), min_samples=0
-        )
+        self.how = Formula(self.kind.value, reason=pl.when(pl.col("den") == 0).then(pl.lit("none_open")), min_samples=0)
         self.spans = pl.DataFrame(
-            schema={"case_id": pl.String, "place": pl.UInt32, "opened": pl.Int64, "closed": pl.Int64, "marked": pl.Int64}
+            schema={
+                "case_id": pl.String,
+                "place": pl.UInt32,
+                "opened": pl.Int64,
+                "closed": pl.Int64,
+                "marked": pl.Int64,
+            }
         )
         self.changed = self.spans
 
@@ -212,7 +239,9 @@ class StockTable:
             return
         found = self.kind.intervals(cases, self.zone)
         codes = pl.Series("place", [self.tree.registry.code(p) for p in found["place"]], dtype=pl.UInt32)
-        marked = pl.when(pl.col("marked") < pl.col("closed").fill_null(-NEVER)).then(pl.max_horizontal("marked", "opened"))
+        marked = pl.when(pl.col("marked") < pl.col("closed").fill_null(-NEVER)).then(
+            pl.max_horizontal("marked", "opened")
+        )
         new = found.with_columns(codes, marked.alias("marked")).select(self.spans.columns)
         mine = pl.col("case_id").is_in(cases["case_id"].to_list())
         both = pl.concat([self.spans.filter(mine), new])
@@ -237,16 +266,21 @@ class StockTable:
                     places += [code] * len(gained)
         return pl.DataFrame({"place": places, "window_end": closed}, schema=TOUCHED).unique()
 
-    def compute(self, wanted: list[int], more: pl.DataFrame | None = None, with_data: bool = False) -> dict[str, Levels]:
+    def compute(
+        self, wanted: list[int], more: pl.DataFrame | None = None, with_data: bool = False
+    ) -> dict[str, Levels]:
         parts = []
         for _, cells in self.attendance.cells(self.window, wanted, self.zone, self.window.step_ms):
-            counted = [cells.clear().with_columns(*(pl.lit(0, dtype=pl.Int64).alias(c) for c in ("num", "den", "as_of")))]
+            counted = [
+                cells.clear().with_columns(*(pl.lit(0, dtype=pl.Int64).alias(c) for c in ("num", "den", "as_of")))
+            ]
             for (code,), mine in cells.group_by("code"):
                 at = mine["window_end"].to_numpy() - 1
                 spans = self.spans.filter(pl.col("place") == code)
                 gone = spans.filter(pl.col("marked").is_not_null())
                 opened, closed, marked, unmarked = (
-                    np.sort(s.drop_nulls().to_numpy()) for s in (spans["opened"], spans["closed"], gone["marked"], gone["closed"])
+                    np.sort(s.drop_nulls().to_numpy())
+                    for s in (spans["opened"], spans["closed"], gone["marked"], gone["closed"])
                 )
                 a, b = np.searchsorted(opened, at, side="right"), np.searchsorted(closed, at, side="right")
                 c, d = np.searchsorted(marked, at, side="right"), np.searchsorted(unmarked, at, side="right")
@@ -254,12 +288,15 @@ class StockTable:
                 newest = np.where(a > 0, newest, NEVER)
                 counted.append(
                     mine.with_columns(
-                        pl.Series("num", c - d, dtype=pl.Int64), pl.Series("den", a - b, dtype=pl.Int64),
+                        pl.Series("num", c - d, dtype=pl.Int64),
+                        pl.Series("den", a - b, dtype=pl.Int64),
                         pl.Series("as_of", newest, dtype=pl.Int64).replace(NEVER, None),
-                    )  # fmt: skip
+                    )
                 )
             sites = pl.concat(counted).with_columns(
-                pl.col("den").alias("samples"), pl.lit(0, dtype=pl.Int64).alias("got"), pl.lit(None, dtype=pl.Int64).alias("expected")
+                pl.col("den").alias("samples"),
+                pl.lit(0, dtype=pl.Int64).alias("got"),
+                pl.lit(None, dtype=pl.Int64).alias("expected"),
             )
             if with_data:
                 sites = sites.filter(pl.col("samples") > 0)
@@ -273,7 +310,9 @@ def _first_difference(pair: pl.DataFrame) -> int:
         return int(pair["opened"].min())  # type: ignore[arg-type]
     if pair["place"].n_unique() > 1:
         return int(pair["opened"].min())  # type: ignore[arg-type]
-    instants = [x for c in ("opened", "closed", "marked") if pair[c].n_unique() > 1 for x in pair[c].to_list() if x is not None]
+    instants: list[int] = [
+        x for c in ("opened", "closed", "marked") if pair[c].n_unique() > 1 for x in pair[c].to_list() if x is not None
+    ]
     return min(instants)
 
 

@@ -14,13 +14,16 @@ COLUMNS = ("stream", "id", "parent", "district", "period_s", "length_m", "free_k
 SENSORS = (("air", "st", 24, 300), ("lvl", "wl", 60, 60), ("rain", "rg", 36, 600), ("park", "lot", 40, 60))
 
 
-def rows() -> list[dict[str, str | int]]:
+Row = dict[str, str | int]
+
+
+def rows() -> list[Row]:
     """2,000 links, 40 lanes at 20 sites, 160 other sensors, 12 services."""
     rnd = random.Random(1)
-    out: list[dict[str, str | int]] = []
+    out: list[Row] = []
     for n in range(2000):
         length, speed = rnd.choice([150, 220, 300, 450, 700, 1200]), rnd.choice([30, 40, 50, 60, 80])
-        place = {"stream": "link", "id": f"l{n:04}", "district": rnd.choice(DISTRICTS), "period_s": 60}
+        place: Row = {"stream": "link", "id": f"l{n:04}", "district": rnd.choice(DISTRICTS), "period_s": 60}
         out.append(place | {"length_m": length + rnd.randint(0, 60), "free_kmh": speed})
     for n in range(40):
         site = f"x{n // 2:02}"
@@ -29,7 +32,8 @@ def rows() -> list[dict[str, str | int]]:
     for stream, prefix, count, period in SENSORS:
         for n in range(count):
             place = {"stream": stream, "id": f"{prefix}{n:02}", "district": DISTRICTS[n % 12], "period_s": period}
-            out.append(place | ({"capacity": rnd.choice([80, 200, 450, 900])} if stream == "park" else {}))
+            capacity: Row = {"capacity": rnd.choice([80, 200, 450, 900])} if stream == "park" else {}
+            out.append(place | capacity)
     for n in range(12):
         out.append({"stream": "http", "id": f"svc{n:02}", "district": DISTRICTS[n], "period_s": 60})
     return out

@@ -28,10 +28,17 @@ def commands() -> str:
     from citybrain import app
 
     runner = CliRunner()
-    lines = ["# Commands", "", "Generated from `citybrain.py`; do not edit. Exit codes: 0 fine, 1 the run failed, 2 the input is wrong.", ""]
+    lines = [
+        "# Commands",
+        "",
+        "Generated from `citybrain.py`; do not edit. Exit codes: 0 fine, 1 the run failed, 2 the input is wrong.",
+        "",
+    ]
     names = list(get_command(app).commands)  # type: ignore[attr-defined]
     for arguments in ([], *([name] for name in names)):
-        shown = runner.invoke(app, [*arguments, "--help"], env={"COLUMNS": "110", "TERM": "dumb", "NO_COLOR": "1"}, prog_name="citybrain")
+        shown = runner.invoke(
+            app, [*arguments, "--help"], env={"COLUMNS": "110", "TERM": "dumb", "NO_COLOR": "1"}, prog_name="citybrain"
+        )
         text = "\n".join(line.rstrip() for line in shown.output.strip().splitlines())
         lines += [f"## citybrain {' '.join(arguments)}".rstrip(), "", "```", text, "```", ""]
     return "\n".join(lines)
@@ -49,7 +56,9 @@ FILES: Final[Mapping[str, Callable[[], str]]] = {
 def stale() -> list[str]:
     """The files whose text is not what would be written now."""
     return [
-        name for name, make in FILES.items() if not (ROOT / name).exists() or (ROOT / name).read_text(encoding="utf-8") != make()
+        name
+        for name, make in FILES.items()
+        if not (ROOT / name).exists() or (ROOT / name).read_text(encoding="utf-8") != make()
     ]
 
 

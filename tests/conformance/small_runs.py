@@ -102,7 +102,7 @@ def _older(kept: MemorySink):  # type: ignore[no-untyped-def]
     return read
 
 
-def replayed(arrived: Arrivals, how: How = How(), until: int | None = None) -> tuple[MemorySink, Run]:  # noqa: B008
+def replayed(arrived: Arrivals, how: How = How(), until: int | None = None) -> tuple[MemorySink, Run]:
     """A run over files to their end."""
     kept = sink()
     run = city_run(arrived, how, DirectStore(kept), 1)
@@ -121,7 +121,13 @@ class Clock:
 
 
 def lived(
-    arrived: Arrivals, start: int, until: int, how: How = How(), *, tick_ms: int = 15_000, step_every: float = 0.2  # noqa: B008
+    arrived: Arrivals,
+    start: int,
+    until: int,
+    how: How = How(),
+    *,
+    tick_ms: int = 15_000,
+    step_every: float = 0.2,
 ) -> tuple[MemorySink, Run]:
     """A live run on a clock of its own: polls and ticks every `tick_ms`, a step at random after a share of them."""
     kept, rnd, clock = sink(), random.Random(how.seed), Clock(start)
@@ -148,7 +154,9 @@ def interrupted(arrived: Arrivals, crashes: Sequence[int], first: How, then: How
     return kept
 
 
-def differences(a: MemorySink, b: MemorySink, *, rows: bool = True, exact: bool = False) -> tuple[list[Mismatch], Counter[str]]:
+def differences(
+    a: MemorySink, b: MemorySink, *, rows: bool = True, exact: bool = False
+) -> tuple[list[Mismatch], Counter[str]]:
     """What differs between two stores, and how much was compared. `exact`: also transitions, cases and dead letters."""
     mine, other = a.newest_readings(), b.newest_readings()
     found = compare_readings(mine, other)

@@ -24,7 +24,11 @@ def compare_readings(name: str, run: Run) -> int:
     key = lambda r: (r["indicator"], r["place_kind"], r["place"], r["window_start"], r["window_end"])  # noqa: E731
     mine = {key(r): r for r in run.readings()}
     expected = {key(r): r for r in run.case["expected"]["readings"]}
-    assert mine.keys() == expected.keys(), (name, sorted(expected.keys() - mine.keys())[:3], sorted(mine.keys() - expected.keys())[:3])
+    assert mine.keys() == expected.keys(), (
+        name,
+        sorted(expected.keys() - mine.keys())[:3],
+        sorted(mine.keys() - expected.keys())[:3],
+    )
     for k, want in expected.items():
         got = mine[k]
         assert {f: got[f] for f in EXACT} == {f: want[f] for f in EXACT}, (name, k, got, want)
@@ -39,14 +43,17 @@ def compare_readings(name: str, run: Run) -> int:
 def compare_episodes(name: str, run: Run) -> int:
     fields = ("at", "to_state", "level", "publish", "seq")
     transitions = [{f: getattr(t, f) for f in fields} | {"episode_id": t.key} for s in run.steps for t in s.transitions]
-    expected: list[dict[str, Any]] = [{f: t[f] for f in (*fields, "episode_id")} for t in run.case["expected"]["transitions"]]
+    expected: list[dict[str, Any]] = [
+        {f: t[f] for f in (*fields, "episode_id")} for t in run.case["expected"]["transitions"]
+    ]
     by_episode = lambda t: (t["episode_id"], t["seq"])  # noqa: E731
     assert sorted(transitions, key=by_episode) == sorted(expected, key=by_episode), name
     frames = [s.episodes for s in run.steps if len(s.episodes)]
     newest = pl.concat(frames).unique("episode_id", keep="last").to_dicts() if frames else []
     table = {json.loads(e["detail"])["key"]: (e["level"], e["state"], e["started_at"], e["ended_at"]) for e in newest}
     wanted = {
-        e["episode_id"]: (e["level"], e["state"], e["started_at"], e["ended_at"]) for e in run.case["expected"]["episodes"]
+        e["episode_id"]: (e["level"], e["state"], e["started_at"], e["ended_at"])
+        for e in run.case["expected"]["episodes"]
     }
     assert table == wanted, name
     return len(expected)
@@ -88,7 +95,9 @@ def test_the_cut_of_steps_does_not_matter() -> None:
 def test_negative_control_lost_late_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """A late row that never reaches its window must be seen."""
     original = pipelines.brain.PaneMemory.add
-    monkeypatch.setattr(pipelines.brain.PaneMemory, "add", lambda self, rows: original(self, rows.filter(~pl.col("late"))))
+    monkeypatch.setattr(
+        pipelines.brain.PaneMemory, "add", lambda self, rows: original(self, rows.filter(~pl.col("late")))
+    )
     with pytest.raises(AssertionError):
         check(golden())
 

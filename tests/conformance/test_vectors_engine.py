@@ -56,12 +56,18 @@ def compute(case: Case, rnd: random.Random, longest: int) -> tuple[list[Any], li
     else:
         if not config.get("live", False):  # --until: time goes on in every partition
             for part in parts:
-                engine.add(Stamped("demo", part, None, 0, NEVER if case["expected"]["watermark"] is None else case["expected"]["watermark"]))
+                engine.add(
+                    Stamped(
+                        "demo",
+                        part,
+                        None,
+                        0,
+                        NEVER if case["expected"]["watermark"] is None else case["expected"]["watermark"],
+                    )
+                )
         taken += engine.take()
     keys = ("place", "pane_start", "late", "part", "off", "n", "vw", "w", "as_of")
-    rows = [
-        {**{k: r[k] for k in keys}, "place": places.ids[r["place"]]} for x in taken for r in x.rows.to_dicts()
-    ]
+    rows = [{**{k: r[k] for k in keys}, "place": places.ids[r["place"]]} for x in taken for r in x.rows.to_dicts()]
     manifests = [m for x in taken for m in x.manifests.to_dicts()]
     assert [m["pane_start"] for m in manifests] == sorted(m["pane_start"] for m in manifests), "rule 15: pane order"
     return sorted(rows, key=lambda r: (r["place"], r["pane_start"], r["late"], r["part"], r["off"])), manifests

@@ -48,7 +48,7 @@ def indicators(config: Case) -> list[Indicator]:
     worked = WorkedCase(({"pane_start": 0, "vw": 30, "w": 2},), 15.0, "toy")
     limit = config.get("limit", 50)
     hot = (
-        pl.when(pl.col("den") > 0).then((RATIO >= limit).cast(pl.Int64)).otherwise(0).alias("num"),
+        pl.when(pl.col("den") > 0).then((limit <= RATIO).cast(pl.Int64)).otherwise(0).alias("num"),
         (pl.col("den") > 0).fill_null(False).cast(pl.Int64).alias("den"),
     )
     out = []
@@ -66,7 +66,14 @@ def rules(config: Case) -> tuple[Rule, ...]:
     given = config.get("rule")
     if not given:
         return ()
-    rule = {"name": "hot", "version": 1, "indicator": "mean5", "place_kind": "site", "keep_firing_for": 0, "no_data": "hold"} | given
+    rule = {
+        "name": "hot",
+        "version": 1,
+        "indicator": "mean5",
+        "place_kind": "site",
+        "keep_firing_for": 0,
+        "no_data": "hold",
+    } | given
     levels = tuple(
         Threshold(Level[x["level"]], x["raise"], x["clear"], round(x.get("for", 0) * 1000)) for x in rule["levels"]
     )
@@ -120,7 +127,9 @@ class Run:
             latest[part] = wm
             if "t" in record:
                 event = {k: record[k] for k in ("off", "t", "late", "value", "weight")}
-                self.pending.setdefault(part, []).append(event | {"wm": wm, "place": self.registry.code(record["place"])})
+                self.pending.setdefault(part, []).append(
+                    event | {"wm": wm, "place": self.registry.code(record["place"])}
+                )
             else:
                 self._flush()
                 self.engine.add(Stamped("demo", part, None, record["off"], wm))

@@ -20,7 +20,9 @@ PUTS: dict[str, Put] = {
 }  # fmt: skip
 
 
-def listen(name: str, files: Sequence[Path], read: Read, town: Town, until: int | None, facts: Facts | None = None) -> Told:
+def listen(
+    name: str, files: Sequence[Path], read: Read, town: Town, until: int | None, facts: Facts | None = None
+) -> Told:
     """All accepted events of one stream."""
     told = Told(name, facts or STREAMS[name], town)
     put = PUTS.get(name) or cases.put_case(told)

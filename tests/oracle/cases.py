@@ -142,7 +142,9 @@ def decided(told: Told) -> Found:
             mine.sort()
         times = {place: [f.t for f in mine] for place, mine in facts.items()}
 
-        def count(place: str, begin: int, end: int, facts: Any = facts, times: Any = times) -> tuple[Part, int, int | None]:
+        def count(
+            place: str, begin: int, end: int, facts: Any = facts, times: Any = times
+        ) -> tuple[Part, int, int | None]:
             at = times.get(place, [])
             mine = facts.get(place, [])[bisect_left(at, begin) : bisect_left(at, end)]
             part = sum(f.good for f in mine), len(mine), sum(f.coarse for f in mine)
@@ -150,7 +152,10 @@ def decided(told: Told) -> Found:
 
         found[rule.id] = rule.method, _climbed(told, rule.windows(told.town.zone), count, _share, False)
     if told.name == "case":
-        found["case.overdue"] = "open past due / open", _climbed(told, Steps(15 * MINUTE, 15 * MINUTE), _stock(told), _overdue, True)
+        found["case.overdue"] = (
+            "open past due / open",
+            _climbed(told, Steps(15 * MINUTE, 15 * MINUTE), _stock(told), _overdue, True),
+        )
     return found
 
 

@@ -84,7 +84,9 @@ def recipe_readings(recipe: Recipe, told: Told) -> dict[Key, Reading]:
             expected = -((begin - end) // unit) if told.period(site) else None
             got = min(len(inside), expected) if expected else 0
             as_of = max((p[1] for p in inside), default=None)
-            bottom[site, end] = Node(begin, recipe.site(told, site, begin, end, seen), sum(p[0] for p in inside), got, expected, as_of)
+            bottom[site, end] = Node(
+                begin, recipe.site(told, site, begin, end, seen), sum(p[0] for p in inside), got, expected, as_of
+            )
     climb(told, recipe.add, recipe.say, recipe.ratio, recipe.reduce, recipe.shown, bottom, set(tails), out)
     return out
 
@@ -131,7 +133,11 @@ def climb(
 
 
 def conclude(
-    node: Node, say: Callable[[Part], Said], ratio: Callable[[Part], tuple[int | None, int | None]], tail: bool, empty_says: bool
+    node: Node,
+    say: Callable[[Part], Said],
+    ratio: Callable[[Part], tuple[int | None, int | None]],
+    tail: bool,
+    empty_says: bool,
 ) -> Reading:
     said = say(node.part)
     known = node.samples > 0

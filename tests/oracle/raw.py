@@ -18,7 +18,11 @@ POLLUTANTS = ("so2", "no2", "co", "o3", "pm10", "pm25")
 
 
 def opened(path: Path) -> TextIO:
-    return gzip.open(path, "rt", encoding="utf-8", newline="") if path.suffix == ".gz" else path.open(encoding="utf-8", newline="")
+    return (
+        gzip.open(path, "rt", encoding="utf-8", newline="")
+        if path.suffix == ".gz"
+        else path.open(encoding="utf-8", newline="")
+    )
 
 
 def _link(e: dict[str, Any]) -> Raw:

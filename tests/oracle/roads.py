@@ -124,7 +124,9 @@ def _tpi_say(part: Part) -> Said:
 
 
 UP = ("district", "city")
-TPI = Recipe("traffic.tpi", "GB/T 33171-2016/annex C, weight n*L", QUARTER, _tpi_site, summed, _tpi_say, first_two, True, UP)
+TPI = Recipe(
+    "traffic.tpi", "GB/T 33171-2016/annex C, weight n*L", QUARTER, _tpi_site, summed, _tpi_say, first_two, True, UP
+)
 
 
 # 5: length of links from level 3 over length of links.
@@ -140,7 +142,17 @@ def _percent(part: Part) -> Said:
     return Said(100 * num / den if den else None, missing(num, den, known))
 
 
-JAM = Recipe("traffic.congested_mileage", "GB/T 33171-2016/7.2.2.3, levels 3 to 5", QUARTER, _jam_site, summed, _percent, first_two, True, UP)
+JAM = Recipe(
+    "traffic.congested_mileage",
+    "GB/T 33171-2016/7.2.2.3, levels 3 to 5",
+    QUARTER,
+    _jam_site,
+    summed,
+    _percent,
+    first_two,
+    True,
+    UP,
+)
 
 
 # 6: distance over time.
@@ -167,7 +179,17 @@ def _flow_say(part: Part) -> Said:
     return Said(part[0] / BILLION) if part[1] else Said(None, "no_weight")
 
 
-FLOW = Recipe("traffic.flow", "count*3600/s per lane, summed", FIVE, _flow_site, summed, _flow_say, no_ratio, True, ("lane", "site"))
+FLOW = Recipe(
+    "traffic.flow",
+    "count*3600/s per lane, summed",
+    FIVE,
+    _flow_site,
+    summed,
+    _flow_say,
+    no_ratio,
+    True,
+    ("lane", "site"),
+)
 
 
 def _occupied_site(told: Told, site: str, begin: int, end: int, seen: list[tuple[int, Pane]]) -> Part:
@@ -198,7 +220,16 @@ def _lot_say(part: Part) -> Said:
 
 def parking(minutes: int) -> Recipe:
     windows = Steps(minutes * MINUTE, MINUTE)
-    return Recipe("parking.occupancy", f"occupied/(total-oos), V={minutes} min", windows, _lot_site, summed, _lot_say, first_two, True)
+    return Recipe(
+        "parking.occupancy",
+        f"occupied/(total-oos), V={minutes} min",
+        windows,
+        _lot_site,
+        summed,
+        _lot_say,
+        first_two,
+        True,
+    )
 
 
 def links(told: Told) -> dict[str, tuple[str, dict[Key, Reading]]]:

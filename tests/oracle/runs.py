@@ -89,12 +89,21 @@ def harbour(folder: Path, small: bool) -> Prepared:
 
 def aarhus(seconds: int) -> Prepare:
     def prepare(folder: Path, small: bool) -> Prepared:
-        week, side = data("aarhus_citypulse/traffic_all449_20140901_20140907_arrival_order.csv.gz", "aarhus_citypulse/trafficMetaData.csv")
+        week, side = data(
+            "aarhus_citypulse/traffic_all449_20140901_20140907_arrival_order.csv.gz",
+            "aarhus_citypulse/trafficMetaData.csv",
+        )
         if small:
             week = cut(week, folder / "aarhus.csv", islice, 100_000)
         facts = replace(STREAMS["link"], disorder=seconds * 1000, period=5 * MINUTE)
         options = ("--map", "aarhus_traffic", "--lookup", side, "--disorder", f"{seconds}s")
-        return Prepared({"link": [week]}, tuple(map(str, options)), {"link": raw.aarhus}, add_aarhus(Town("UTC"), side), facts={"link": facts})
+        return Prepared(
+            {"link": [week]},
+            tuple(map(str, options)),
+            {"link": raw.aarhus},
+            add_aarhus(Town("UTC"), side),
+            facts={"link": facts},
+        )
 
     return prepare
 
@@ -115,7 +124,13 @@ NASA_UNTIL = 807_307_200_000
 def nasa(folder: Path, small: bool) -> Prepared:
     """The log whose end is an outage, judged by the demo city's rules; time goes on after its last record."""
     options = ("--map", "nasa_http", "--city", "demo", "--until", "1995-08-01T20:00:00Z")
-    return Prepared({"http": data("nasa_http/nasa_19950801.tsv.gz")}, options, {"http": raw.nasa}, read_town(ROOT / "cities" / "demo"), NASA_UNTIL)
+    return Prepared(
+        {"http": data("nasa_http/nasa_19950801.tsv.gz")},
+        options,
+        {"http": raw.nasa},
+        read_town(ROOT / "cities" / "demo"),
+        NASA_UNTIL,
+    )
 
 
 def fines(folder: Path, small: bool) -> Prepared:
@@ -132,7 +147,10 @@ def _spring_2007(rows: Iterator[list[str]], _: None) -> Iterator[list[str]]:
 
 def cut(path: Path, to: Path, keep: Callable[[Iterator[list[str]], Any], Iterator[list[str]]], how: Any) -> Path:
     """Some rows of a CSV file, its header kept."""
-    with gzip.open(path, "rt", encoding="utf-8", newline="") as source, to.open("w", encoding="utf-8", newline="") as target:
+    with (
+        gzip.open(path, "rt", encoding="utf-8", newline="") as source,
+        to.open("w", encoding="utf-8", newline="") as target,
+    ):
         rows, write = csv.reader(source), csv.writer(target)
         write.writerow(next(rows))
         write.writerows(keep(rows, how))

@@ -101,7 +101,10 @@ def six(id: str, method: str, edition: int) -> Recipe:
 
     def say(part: Part) -> Said:
         amounts = {p: _amount(p, x) for p, x in zip(POLLUTANTS, part, strict=True)}
-        parts = {p: None if c is None else index(p if p.startswith("pm") else f"{p}_1h", edition, c) for p, c in amounts.items()}
+        parts = {
+            p: None if c is None else index(p if p.startswith("pm") else f"{p}_1h", edition, c)
+            for p, c in amounts.items()
+        }
         aqi, primary = overall(parts)
         return Said(None if aqi is None else float(aqi), None if aqi else "NA", None, _detail(primary, parts, amounts))
 
@@ -133,7 +136,14 @@ def _nine_say(part: Part) -> Said:
     each = {i: None if x is None else index(i, 2012, x) for i, x in c.items()}
     so2 = each["so2_24h"] if (c["so2_1h"] or 0) > 800 else each["so2_1h"]
     o3 = max((x for x in (each["o3_1h"], each["o3_8h"]) if x is not None), default=None)
-    parts = {"so2": so2, "no2": each["no2_1h"], "co": each["co_1h"], "o3": o3, "pm10": each["pm10_24h"], "pm25": each["pm25_24h"]}
+    parts = {
+        "so2": so2,
+        "no2": each["no2_1h"],
+        "co": each["co_1h"],
+        "o3": o3,
+        "pm10": each["pm10_24h"],
+        "pm25": each["pm25_24h"],
+    }
     aqi, primary = overall(parts)
     return Said(None if aqi is None else float(aqi), None if aqi else "NA", None, _detail(primary, parts, c))
 
@@ -141,7 +151,16 @@ def _nine_say(part: Part) -> Said:
 AIR = (
     six("aqi.realtime", "HJ 633-2026/4.2.3", 2026),
     six("aqi.realtime_2012", "HJ 633-2012/as published", 2012),
-    Recipe("aqi.realtime_2012_literal", "HJ 633-2012/nine items", Steps(24 * HOUR, HOUR), _nine_site, _together, _nine_say, no_ratio, True),
+    Recipe(
+        "aqi.realtime_2012_literal",
+        "HJ 633-2012/nine items",
+        Steps(24 * HOUR, HOUR),
+        _nine_site,
+        _together,
+        _nine_say,
+        no_ratio,
+        True,
+    ),
 )
 
 

@@ -115,8 +115,12 @@ def test_levels_merged_instead_of_reduced_are_noticed(judged: Judge) -> None:
     tpi = catalogue.indicator("traffic.tpi")
     assert isinstance(tpi.kind, Panes)
     merging = congestion.tpi(congestion.dtp(pl.col("time"), pl.col("free")))
-    merged = replace(tpi, kind=replace(tpi.kind, partial=(), value=merging, reason=pl.lit(None, pl.String), reduce=False))
-    city = broken.resolve([ROOT / "pyproject.toml"], city="harbour", map_=None, stream="link", lookup=None, disorder=None).city
+    merged = replace(
+        tpi, kind=replace(tpi.kind, partial=(), value=merging, reason=pl.lit(None, pl.String), reduce=False)
+    )
+    city = broken.resolve(
+        [ROOT / "pyproject.toml"], city="harbour", map_=None, stream="link", lookup=None, disorder=None
+    ).city
     others = tuple(i if i.id != tpi.id else merged for i in catalogue.for_city(city))
     verdict = judged(indicators=others)
     print(verdict.report("merged")[:300])

@@ -65,7 +65,12 @@ def read_town(folder: Path) -> Town:
                 attributes["free_ms"] = _half_up(Fraction(3600 * int(row["length_m"]), int(row["free_kmh"])))
             since = int(datetime.fromisoformat(row["valid_from"]).timestamp()) * 1000 if row.get("valid_from") else 0
             period = int(row["period_s"]) * 1000 if row.get("period_s") else None
-            _add(town, row["stream"], row["id"], Place(row["parent"] or None, row["district"], period, [(since, attributes)]))
+            _add(
+                town,
+                row["stream"],
+                row["id"],
+                Place(row["parent"] or None, row["district"], period, [(since, attributes)]),
+            )
     return town
 
 
@@ -89,5 +94,3 @@ def _add(town: Town, stream: str, site: str, place: Place) -> None:
 
 def _half_up(value: Fraction) -> int:
     return (2 * value.numerator + value.denominator) // (2 * value.denominator)
-
-

@@ -40,11 +40,15 @@ class Verdict:
             self.shown.append(f"{what}: {text}")
 
     def report(self, name: str) -> str:
-        lines = [f"oracle {name}: {self.compared} cells of {len(self.cells)} indicators compared, {self.wrong.total()} differences"]
+        lines = [
+            f"oracle {name}: {self.compared} cells of {len(self.cells)} indicators compared, {self.wrong.total()} differences"
+        ]
         return "\n".join([*lines, *(f"  {n:>9} {i}" for i, n in sorted(self.cells.items())), *self.shown])
 
 
-def compare(product: pl.DataFrame, batch: Iterable[tuple[Found, Tally]], summary: dict[str, Any] | None = None) -> Verdict:
+def compare(
+    product: pl.DataFrame, batch: Iterable[tuple[Found, Tally]], summary: dict[str, Any] | None = None
+) -> Verdict:
     """`product`: readings as `replay --out` writes them. Every cell of both sides; a missing or an extra one differs."""
     verdict = Verdict()
     times = ("window_start", "window_end", "as_of")
@@ -98,7 +102,9 @@ def same(name: str, column: str, got: Any, want: Any) -> bool:
             return bool(entries == want)
         scores, mine = entries.pop("scores"), dict(want)
         theirs = mine.pop("scores")
-        close = scores.keys() == theirs.keys() and all(math.isclose(scores[k], theirs[k], rel_tol=0, abs_tol=1e-9) for k in scores)
+        close = scores.keys() == theirs.keys() and all(
+            math.isclose(scores[k], theirs[k], rel_tol=0, abs_tol=1e-9) for k in scores
+        )
         return close and entries == mine
     return bool(got == want)
 

@@ -69,7 +69,9 @@ def vital_sign(town: Town, parts: dict[str, dict[Key, Reading]], until: int) -> 
 def _joined(town: Town, weights: dict[str, int], young: dict[str, Reading], t: int) -> Reading:
     scores = {n: score(points_of(town, n), r.value) for n, r in young.items() if r.value is not None}
     there, total = sum(weights[n] for n in scores), sum(weights.values())
-    value = sum(weights[n] * s for n, s in scores.items()) / there if there and 10 * (total - there) <= 3 * total else None
+    value = (
+        sum(weights[n] * s for n, s in scores.items()) / there if there and 10 * (total - there) <= 3 * total else None
+    )
     as_of = max((r.as_of for r in young.values() if r.as_of is not None), default=None)
     reason = "weight_missing" if scores and value is None else None
     state = "degraded" if reason else "ok" if scores else "no_data"

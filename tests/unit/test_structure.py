@@ -61,7 +61,20 @@ def test_negative_control() -> None:
 
 
 def test_no_dumping_ground() -> None:
-    vague = {"core", "common", "util", "utils", "helper", "helpers", "manager", "managers", "base", "misc", "data", "info"}
+    vague = {
+        "core",
+        "common",
+        "util",
+        "utils",
+        "helper",
+        "helpers",
+        "manager",
+        "managers",
+        "base",
+        "misc",
+        "data",
+        "info",
+    }
     names = [p.stem for folder in MAY_IMPORT for p in (ROOT / folder).rglob("*.py")]
     assert len(names) > 60 and not vague & set(names)
 
@@ -69,5 +82,7 @@ def test_no_dumping_ground() -> None:
 def test_help_needs_no_heavy_library() -> None:
     """`citybrain --help` must answer at once: nothing heavy is imported before a command runs."""
     code = "import sys, citybrain; print(sorted({'polars', 'numpy', 'chdb', 'fastapi', 'pyarrow', 'pandas'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True, timeout=60
+    )
     assert done.stdout.strip() == "[]"
