@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v p
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check fix bench clean
+.PHONY: run test check fix bench oracle clean
 run: $(VENV)/.ready
 	@exec $(BIN)/citybrain up
 
@@ -24,6 +24,10 @@ fix: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks
+
+# Every reading of whole files against a batch recomputation (make test compares parts of them).
+oracle: $(VENV)/.ready
+	$(BIN)/python -m tests.oracle
 
 # Everything is pinned by constraints.txt; a changed pin or dependency sets the environment up again.
 $(VENV)/.ready: pyproject.toml constraints.txt

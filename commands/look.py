@@ -21,7 +21,8 @@ from pipelines.indicator import Composite, Indicator, Panes
 
 def profile_text(file: Path, map_: str | None, lookup: Path | None) -> str:
     """What is in a file (see `connectors.profile`)."""
-    from connectors.profile import profile, render
+    from connectors.profile import profile
+    from connectors.profile_text import render
 
     if not file.is_file():
         raise UserError(f"{file} is no file; is the name right?")

@@ -299,10 +299,14 @@ class Run:
         return pl.Series("place", self.registries[stream].ids, dtype=pl.String).gather(codes)
 
     def _load(self, rollup: Rollup, since: int, until: int) -> pl.DataFrame:
-        """Rows of evicted panes from the store, with codes for places (rule 26)."""
+        """Rows of evicted panes from the store, with codes for places (rule 26).
+
+        Only what this run wrote: a simple restart reads everything again, so an older run's rows are those that this
+        one has written or still will, and a late one among them would count once from each.
+        """
         assert self._older is not None
         self.store.flush()
-        rows = self._older(rollup, since, until)
+        rows = self._older(rollup, since, until).filter(pl.col("step") >= self.epoch << 32)
         registry = self.registries[rollup.stream.name]
         return rows.with_columns(pl.Series("place", [registry.code(p) for p in rows["place"]], dtype=pl.UInt32))
 

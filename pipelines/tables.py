@@ -40,8 +40,8 @@ class Attendance:
 
     def add(self, places: Ints, panes: Ints, on_time: Ints) -> None:
         self.segments.append(self.presence.add(places, panes))
-        if self.since == -NEVER and len(on_time):
-            self.since = int(on_time.min())
+        if len(on_time):  # cases come event by event, so an earlier pane may follow; none of its windows is final then
+            self.since = min(self.since, int(on_time.min()))
 
     def cells(
         self, window: Window, wanted: list[int], zone: str, pane_ms: int

@@ -8,6 +8,7 @@ import polars as pl
 
 from pipelines.catalogue.rollups import LANES
 from pipelines.indicator import NANO, Case, Indicator, Panes, Thresholds, nanos
+from pipelines.methods.rounding import over
 from pipelines.streams import MINUTE_MS
 from pipelines.windows import tumble
 
@@ -25,7 +26,7 @@ FLOW = Indicator(
         partial=(
             pl.when(pl.col("duration") > 0).then(nanos(pl.col("veh") * 3_600_000 / pl.col("duration"))).alias("rate"),
         ),
-        value=pl.col("rate") / NANO,
+        value=over(pl.col("rate"), NANO),
         num=None,
         den=None,
         reason=pl.when(pl.col("rate").is_null()).then(pl.lit("no_weight")),
@@ -51,7 +52,7 @@ OCCUPANCY = Indicator(
     kind=Panes(
         LANES,
         aggregate=(pl.col("occ_duration").sum().alias("num"), pl.col("duration").sum().alias("den")),
-        value=pl.col("num") / pl.col("den") / 100,
+        value=pl.col("num") / (100 * pl.col("den")),
     ),
     thresholds=Thresholds((25.0, 40.0), "P", "ours"),
     case=Case(

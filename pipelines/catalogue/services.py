@@ -10,6 +10,7 @@ import polars as pl
 from pipelines.catalogue.rollups import REQUESTS
 from pipelines.indicator import Case, Indicator, Panes, Thresholds
 from pipelines.methods.latency import RELATIVE_ERROR, apdex_weights, bucket_of, nearest_rank_us
+from pipelines.methods.rounding import over
 from pipelines.streams import MINUTE_MS
 from pipelines.windows import Slide
 
@@ -85,7 +86,7 @@ P95 = Indicator(
     kind=Panes(
         REQUESTS,
         aggregate=(pl.col("n").sum().alias("count"),),
-        value=nearest_rank_us(pl.col("bucket"), pl.col("count"), 95) / 1_000_000,
+        value=over(nearest_rank_us(pl.col("bucket"), pl.col("count"), 95), 1_000_000),
         num=None,
         den=None,
         reason=pl.when(pl.col("bucket").max() < 0).then(pl.lit("no_duration")),

@@ -105,7 +105,7 @@ TPI = Indicator(
             pl.when(pl.col("weight") > 0).then(pl.col("weight")).alias("den"),
             pl.col("known"),
         ),
-        value=congestion.tpi(NUM / MILLION / DEN),
+        value=congestion.tpi(NUM / (MILLION * DEN)),
         reason=REASON,
         attributes=("free_ms", "length_m"),
         reduce=True,

@@ -8,6 +8,7 @@ import polars as pl
 
 from pipelines.catalogue.rollups import GAUGES, RAIN_GAUGES, packed, unpacked
 from pipelines.indicator import Case, Indicator, Panes, Thresholds
+from pipelines.methods.rounding import over
 from pipelines.streams import HOUR_MS, MINUTE_MS
 from pipelines.windows import Slide
 
@@ -53,7 +54,7 @@ DEPTH = Indicator(
     kind=Panes(
         GAUGES,
         aggregate=(despiked().filter(pl.col("window_start").first() <= PANE).max().alias("num"),),
-        value=pl.col("num") / 10,
+        value=over(pl.col("num"), 10),
         den=None,
         reason=pl.when(pl.col("num").is_null()).then(pl.lit("no_level")),
         combine="max",
@@ -83,7 +84,7 @@ RISE = Indicator(
             (level_at(pl.col("window_end")) - level_at(pl.col("window_start"))).alias("num"),
             level_at(pl.col("window_end")).alias("now"),
         ),
-        value=pl.col("num") / 100,
+        value=over(pl.col("num"), 100),
         den=None,
         reason=pl.when(pl.col("now").is_null())
         .then(pl.lit("no_level_now"))
@@ -114,7 +115,7 @@ def rain(hours: int, bounds_mm: tuple[float, ...], grades: str) -> Indicator:
         kind=Panes(
             RAIN_GAUGES,
             aggregate=(pl.col("fallen").sum().alias("num"),),
-            value=pl.col("num") / 1000,
+            value=over(pl.col("num"), 1000),
             den=None,
             reason=pl.lit(None, dtype=pl.String),
             levels=("site",),

@@ -13,6 +13,8 @@ from typing import Final
 
 import polars as pl
 
+from pipelines.methods.rounding import over
+
 
 @dataclass(frozen=True, slots=True)
 class Level:
@@ -60,7 +62,7 @@ def tpi(delay: pl.Expr) -> pl.Expr:
     index = pl.lit(10.0)
     for band in range(len(DTP_BANDS) - 2, -1, -1):
         low, high = DTP_BANDS[band], DTP_BANDS[band + 1]
-        inside = (2 * band + 2 * (delay - low) / (high - low)).clip(2 * band, 2 * band + 2)
+        inside = (2 * band + over(2 * (delay - low), high - low)).clip(2 * band, 2 * band + 2)
         # The last band is closed above: DTP = 1 would mean that nobody arrives.
         index = pl.when(delay < high).then(inside).otherwise(index)
     return pl.when(delay.is_not_null()).then(index)

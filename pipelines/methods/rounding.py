@@ -1,4 +1,4 @@
-"""Exact rounding in integers: a mean from (sum, weight), without a double in between."""
+"""Exact rounding in integers, a mean from (sum, weight) without a double in between; and division by a constant."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ from typing import Final
 import polars as pl
 
 MILLION: Final = 1_000_000
+
+
+def over(value: pl.Expr, constant: float) -> pl.Expr:
+    """`value / constant`, the double nearest to it, whatever else is computed at the same time; `value` is finite.
+
+    Polars divides one row by a constant, and multiplies several by its reciprocal: 3 / 10 is 0.3 alone and
+    0.30000000000000004 in company. A value must not depend on that (rule 16), least of all at a threshold.
+    """
+    return value / (value * 0 + constant)
 
 
 def half_even(total: pl.Expr, weight: pl.Expr) -> pl.Expr:

@@ -92,6 +92,36 @@ def test_the_cut_of_steps_does_not_matter() -> None:
     assert cells > 1000
 
 
+def short(case: Case) -> Case:
+    """The case with its five-minute windows only, so that hardly any pane is needed for long."""
+    expected = case["expected"]
+    readings = [r for r in expected["readings"] if r["indicator"] == "mean5"]
+    return case | {"config": case["config"] | {"indicators": ["mean5"]}, "expected": expected | {"readings": readings}}
+
+
+def forgetful() -> tuple[int, int]:
+    cells = loads = 0
+    for name, case in generated()[:60]:
+        run = Run(short(case), random.Random(3), forgetful=True)
+        run.go()
+        cells += compare_readings(name, run)
+        loads += run.loads
+    return cells, loads
+
+
+def test_panes_beyond_memory_come_from_the_store() -> None:
+    """Rule 26: with nothing remembered the readings are the same, because late events load their panes."""
+    cells, loads = forgetful()
+    print(f"60 cases without memory: {cells} readings compared, panes loaded {loads} times")
+    assert cells > 1000 and loads > 20
+
+
+def test_negative_control_panes_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Run, "_older", lambda self, rollup, since, until: pl.concat(self.stored).clear())
+    with pytest.raises(AssertionError):
+        forgetful()
+
+
 def test_negative_control_lost_late_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """A late row that never reaches its window must be seen."""
     original = pipelines.brain.PaneMemory.add

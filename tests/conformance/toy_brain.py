@@ -99,15 +99,29 @@ def city(config: Case) -> City:
 class Run:
     """One case: its expected log through the engine and the brain, a step whenever time passed a pane or an event came late."""
 
-    def __init__(self, case: Case, rnd: random.Random | None = None, brain: type[Brain] = Brain) -> None:
+    def __init__(self, case: Case, rnd: random.Random | None = None, forgetful: bool = False) -> None:
+        """`forgetful`: panes are evicted as soon as no coming window needs them, and read back from what was stored."""
         config = case["config"]
         self.case, self.config, self.rnd = case, config, rnd
         self.registry = PlaceRegistry()
         self.parts = list(dict.fromkeys(i["part"] for i in config.get("inputs", {"a": {"part": "p0"}}).values()))
         self.engine = PolarsEngine([Rollup("demo", stream(config), PANE, DEMO_ROLLUP.measures)], self.parts)
-        self.brain = brain(city(config), indicators(config), {"demo": self.registry}, repeats="redelivered" in case)
+        self.stored: list[pl.DataFrame] = []
+        self.brain = Brain(
+            city(config),
+            indicators(config),
+            {"demo": self.registry},
+            repeats="redelivered" in case,
+            older=self._older if forgetful else None,
+            remember_ms=0,
+        )
+        self.loads = 0
         self.steps: list[Step] = []
         self.pending: dict[str, list[dict[str, Any]]] = {}
+
+    def _older(self, rollup: Rollup, since: int, until: int) -> pl.DataFrame:
+        self.loads += 1
+        return pl.concat(self.stored).filter(pl.col("pane_start").is_between(since, until, closed="left"))
 
     def _flush(self) -> None:
         for part, run in self.pending.items():
@@ -118,6 +132,7 @@ class Run:
     def _step(self, watermark: int, rows: list[Any] | None = None) -> None:
         rows = self.engine.take() if rows is None else rows
         self.steps.append(self.brain.step(rows, (), {"demo": watermark}, len(self.steps) + 1))
+        self.stored += [one.rows for one in rows]
 
     def go(self) -> None:
         latest, watermark = dict.fromkeys(self.parts, NEVER), NEVER

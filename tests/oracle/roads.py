@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 from typing import Any
 
@@ -111,7 +112,7 @@ def _tpi_site(told: Told, site: str, begin: int, end: int, seen: list[tuple[int,
 
 def annex_c(late: Fraction) -> Fraction:
     edges = [Fraction(x, 10) for x in (0, 3, 5, 6, 7, 10)]
-    for band, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
+    for band, (low, high) in enumerate(itertools.pairwise(edges)):
         if late < high:
             return 2 * band + 2 * (late - low) / (high - low)
     return Fraction(10)

@@ -28,5 +28,5 @@ def check_silence(outcome: Outcome) -> str:
     found = times.rows()
     assert expected and expected[-1][1] is None, "the batch sees no silence at the end of the log"
     assert found == expected, f"no-data episodes {found}, expected {expected}"
-    started = silent["started_at"][-1]
-    return f"oracle nasa: {len(found)} no-data episodes as in the batch; the last, {silent['state'][-1]} since {started}, is the outage"
+    last = f"{silent['state'][-1]} since {silent['started_at'][-1]}"
+    return f"oracle nasa: {len(found)} no-data episodes as in the batch; the last, {last}, is the outage"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from fractions import Fraction
 from functools import cache
@@ -36,7 +37,7 @@ def index(column: str, edition: int, c: int) -> int | None:
     points = TABLE[f"{column.partition('_')[0]}_{edition}" if column.startswith("pm") else column]
     if c > points[-1]:
         return 500 if len(points) == len(IAQI) else ABOVE_2026[column] if edition == 2026 else None
-    for (low, high), (under, over) in zip(zip(points, points[1:]), zip(IAQI, IAQI[1:]), strict=False):
+    for (low, high), (under, over) in zip(itertools.pairwise(points), itertools.pairwise(IAQI), strict=False):
         if low <= c <= high:
             return math.ceil(Fraction(over - under, high - low) * (c - low) + under)
     raise AssertionError(f"{column}: {c}")
@@ -200,8 +201,14 @@ def _rise_say(part: Part) -> Said:
 
 
 WATER = (
-    Recipe("water.depth", "max of the median of 3 last levels", Steps(5 * MINUTE, MINUTE), _depth_site, largest, _depth_say, only_num, lookback=2 * MINUTE),
-    Recipe("water.rise", "(d_t - d_t-10)/10, V=2 min", Steps(10 * MINUTE, MINUTE), _rise_site, largest, _rise_say, only_num, shown=("site",), lookback=2 * MINUTE),
+    Recipe(
+        "water.depth", "max of the median of 3 last levels", Steps(5 * MINUTE, MINUTE), _depth_site, largest, _depth_say,
+        only_num, lookback=2 * MINUTE,
+    ),
+    Recipe(
+        "water.rise", "(d_t - d_t-10)/10, V=2 min", Steps(10 * MINUTE, MINUTE), _rise_site, largest, _rise_say, only_num,
+        shown=("site",), lookback=2 * MINUTE,
+    ),
 )  # fmt: skip
 
 
@@ -213,7 +220,15 @@ def _rain_site(told: Told, site: str, begin: int, end: int, seen: list[tuple[int
     return (sum(pane[2] for _, pane in seen),)
 
 
-RAIN = tuple(
-    Recipe(f"rain.{h}h", f"sum over {h} h", Steps(h * HOUR, 10 * MINUTE), _rain_site, summed, lambda part: Said(part[0] / 1000), only_num, shown=("site",))
-    for h in (3, 6, 12)
-)  # fmt: skip
+def _rain_say(part: Part) -> Said:
+    return Said(part[0] / 1000)
+
+
+def _rain(hours: int) -> Recipe:
+    windows = Steps(hours * HOUR, 10 * MINUTE)
+    return Recipe(
+        f"rain.{hours}h", f"sum over {hours} h", windows, _rain_site, summed, _rain_say, only_num, shown=("site",)
+    )
+
+
+RAIN = (_rain(3), _rain(6), _rain(12))

@@ -96,7 +96,9 @@ class Told:
         if first is None:
             return
         for end in windows.ends(first, self.final):
-            if (known and self.since is not None and end > self.since) or bisect_left(at, end) > bisect_left(at, windows.begin(end) - RETIRE):
+            if (known and self.since is not None and end > self.since) or bisect_left(at, end) > bisect_left(
+                at, windows.begin(end) - RETIRE
+            ):
                 yield end
 
     def tail_ends(self, windows: Windows) -> list[int]:

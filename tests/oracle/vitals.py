@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_right
 
 from tests.oracle.climbing import Key, Reading, share
@@ -33,7 +34,7 @@ def points_of(town: Town, name: str) -> list[tuple[float, float]]:
 def score(points: list[tuple[float, float]], value: float) -> float:
     if value <= points[0][0]:
         return points[0][1]
-    for (a, high), (b, low) in zip(points, points[1:], strict=False):
+    for (a, high), (b, low) in itertools.pairwise(points):
         if a <= value <= b:
             return high + (low - high) * (value - a) / (b - a)
     return points[-1][1]
