@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,7 @@ from typing import Any, Final
 import orjson
 import polars as pl
 
+from benchmarks.live import live
 from benchmarks.threads import ThreadClock
 
 PANE_MS: Final = 300_000
@@ -33,9 +35,10 @@ def product(
     dedup: bool = True,
     only: tuple[str, ...] = (),
     check: bool = False,
+    threads: bool = False,
 ) -> Answer:
     """`citybrain replay` of a file into an embedded store with fsync. `dedup` false declares the stream without a key;
-    `check` reads the sums of the stored rows afterwards, for the comparison with the peers."""
+    `check` reads the sums of the stored rows afterwards, for the comparison with the peers; `threads` watches who works."""
     import commands.replay as command
     from commands.inputs import Inputs, resolve
     from connectors.files import FileSource
@@ -51,10 +54,10 @@ def product(
         inputs = Inputs(inputs.city, (stream,), (Attached(source, inputs.attached[0].input),))
     with tempfile.TemporaryDirectory(prefix="citybrain-bench-") as folder:
         out = Path(folder) / "out" if check else None
-        with ThreadClock() as clock:
+        with ThreadClock() if threads else nullcontext() as clock:
             summary = command.replay(inputs, command.Options(out=out, only=tuple(only)), quiet=True)
         sums = None if out is None else exported_sums(out / "rows" / "link.parquet")
-    return {"seconds": summary["wall_s"], "summary": summary, "cpu": clock.seconds, "sums": sums}
+    return {"seconds": summary["wall_s"], "summary": summary, "cpu": clock.seconds if clock else None, "sums": sums}
 
 
 def exported_sums(path: Path) -> Answer:
@@ -145,7 +148,7 @@ def places(path: str, pack: str, places: int) -> Answer:
 
 
 PROGRAMS: Final[dict[str, Callable[..., Answer]]] = {
-    "product": product, "chdb": chdb, "chdb_air": chdb_air, "polars": polars, "places": places,
+    "product": product, "chdb": chdb, "chdb_air": chdb_air, "polars": polars, "places": places, "live": live,
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from pipelines.alerts import Rule
-from pipelines.cells import KEY, derive, detail_json
+from pipelines.cells import derive, detail_json
 from pipelines.city import City
 from pipelines.composites import CompositeTable
 from pipelines.episodes import EpisodeBook, Transition
@@ -21,7 +21,7 @@ from pipelines.indicator import Cases, Composite, Derived, Indicator, Panes, Sto
 from pipelines.lifecycle import CaseBook
 from pipelines.model import EPISODES_SCHEMA, NEVER, READINGS_SCHEMA, PlaceRegistry, Rows, Stamped
 from pipelines.panes import Older, PaneMemory
-from pipelines.place_tree import PlaceTree
+from pipelines.place_tree import Ints, PlaceTree
 from pipelines.rollup import Rollup
 from pipelines.streams import HOUR_MS, Stream
 from pipelines.tables import Attendance, CaseTable, Levels, PaneTable, StockTable, Table
@@ -297,7 +297,7 @@ class Brain:
         if not wanted:
             return []
         levels = table.compute(wanted)
-        return self._publish(table.members, levels, revision, touched if len(touched) else None, None, set(fresh))
+        return self._publish(table.members, levels, revision, touched if len(touched) else None, None, before)
 
     def _publish(
         self,
@@ -306,10 +306,11 @@ class Brain:
         revision: int,
         touched: pl.DataFrame | None,
         mark: str | None,
-        fresh: set[int] | None = None,
+        final: int = NEVER,
         skip: int = 0,
     ) -> list[pl.DataFrame]:
-        """Cells as readings, derived indicators included; of windows that were final before only the touched places.
+        """Cells as readings, derived indicators included; of windows up to `final` only the touched places and their
+        parents.
         The lowest `skip` levels are left out."""
         stream = members[0].stream
         assert stream is not None
@@ -323,27 +324,27 @@ class Brain:
                     derive(indicator.kind, {x: levels[x][k] for x in indicator.inputs}) for k in range(depth)
                 ]
                 everything.append(indicator)
+        affected: list[Ints] = []
+        if touched is not None:
+            for level in range(len(tree.levels)):
+                if level:
+                    parents = tree.parents(level - 1).gather(touched["place"]).alias("place")
+                    touched = touched.with_columns(parents).unique()
+                affected.append(_keys(touched["place"], touched["window_end"]))
         out = []
         for indicator in everything:
             allowed = indicator.kind.levels if isinstance(indicator.kind, Panes | Derived) else ()
-            affected = touched.rename({"place": "code"}) if touched is not None else None
             for level, kind in enumerate(tree.levels):
-                if level and affected is not None:
-                    affected = affected.with_columns(
-                        tree.parents(level - 1).gather(affected["code"]).alias("code")
-                    ).unique()
                 if level < skip or (allowed and kind not in allowed):
                     continue
                 cells = levels[indicator.id][level]
-                if affected is not None and fresh is not None:
-                    is_fresh = pl.col("window_end").is_in(list(fresh))
-                    cells = pl.concat(
-                        [cells.filter(is_fresh), cells.filter(~is_fresh).join(affected, on=KEY, how="semi")]
-                    )
+                if affected:
+                    wanted = np.isin(_keys(cells["code"], cells["window_end"]), affected[level])
+                    wanted |= cells["window_end"].to_numpy() > final
+                    cells = cells.filter(pl.Series(wanted))
                 if len(cells):
-                    out.append(
-                        self._readings(indicator, kind, tree.names(level).gather(cells["code"]), cells, revision, mark)
-                    )
+                    places = tree.names(level).gather(cells["code"])
+                    out.append(self._readings(indicator, kind, places, cells, revision, mark))
         return out
 
     def _readings(
@@ -443,6 +444,12 @@ class Brain:
                 reach = max(t.reach_ms for t in state.tables if isinstance(t, PaneTable) and t.rollup.name == name)
                 if state.watermark > NEVER:
                     memory.evict(state.watermark - reach, state.watermark - reach - self.remember_ms)
+
+
+def _keys(codes: pl.Series, window_ends: pl.Series) -> Ints:
+    """(place, window) as one integer: codes have fewer than 21 bits, times in ms 41."""
+    keys: Ints = window_ends.to_numpy() << 21 | codes.to_numpy().astype(np.int64)
+    return keys
 
 
 def _word(text: str) -> pl.Expr:

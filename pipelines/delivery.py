@@ -26,7 +26,7 @@ from pipelines.rollup import Rollup
 from pipelines.streams import MINUTE_MS, Stream
 from pipelines.watermark import Input
 
-COMMIT_EVENTS: Final = 500_000
+COMMIT_EVENTS: Final = 1_000_000
 """Events of a replayed step: large enough that the fixed cost of an insert does not matter."""
 STAGES: Final = ("read", "ingest", "engine", "brain", "store")
 Batch = Sequence[tuple[str, pl.DataFrame]]

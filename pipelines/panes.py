@@ -54,7 +54,10 @@ class PaneMemory:
             self.segments.append(_Segment(fresh, panes.min(), panes.max()))  # type: ignore[arg-type]
         if late:
             rest = rows.filter("late")
+            oldest, newest = int(rest["pane_start"].min()), int(rest["pane_start"].max())  # type: ignore[arg-type]
             for segment in self.segments:
+                if segment.last < oldest or segment.first > newest:
+                    continue
                 inside = pl.col("pane_start").is_between(segment.first, segment.last)
                 mine = rest.filter(inside)
                 if len(mine):

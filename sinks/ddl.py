@@ -142,7 +142,7 @@ READINGS: Final = Table(
         Field("unit", "word"),
         Field("state", "word", note="ok, degraded, no_data (rule 21)"),
         Field("completeness", "float", nullable=True, note="0 to 1 in steps of 0.0001; null without an expectation"),
-        Field("samples", "int", note="events merged; inputs with a value for parents and derived"),
+        Field("samples", "int", note="events merged; reduced and derived: inputs with a value"),
         Field("num", "int", nullable=True, note="numerator where the value is a ratio"),
         Field("den", "int", nullable=True, note="denominator where the value is a ratio"),
         Field("detail", "text", note="canonical JSON, or empty"),
@@ -180,7 +180,7 @@ TRANSITIONS: Final = Table(
     "transitions",
     (
         Field("episode_id", "text"),
-        Field("seq", "int", note="from 1, without gap"),
+        Field("seq", "int", note="from 0, without gap"),
         Field("at", "time", note="event time of the change"),
         Field("from_state", "word"),
         Field("to_state", "word"),
@@ -295,7 +295,8 @@ def render_data_model(rollups: Iterable[Rollup] = (), streams: Iterable[Stream] 
         lines += ["", "| column | type | null | meaning |", "|---|---|---|---|"]
         for f in table.fields:
             plain = re.sub(r"Nullable\((.*?)\)(?=\)|\Z)", r"\1", f.type)
-            lines.append(f"| {f.name} | {plain} | {'yes' if f.nullable else ''} | {f.note} |")
+            note = f.note.replace("|", "\\|")
+            lines.append(f"| {f.name} | {plain} | {'yes' if f.nullable else ''} | {note} |")
     lines += [
         "",
         "## schema_version and definitions",

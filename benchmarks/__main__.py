@@ -1,0 +1,82 @@
+"""`python -m benchmarks [--quick] [CASE...]`: runs the cases and prints one table. Nothing here is a test."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.cases import CASES, Bench
+from benchmarks.data import Data
+from benchmarks.runs import RunFailed, pin
+from benchmarks.table import Row, table
+
+FULL, QUICK = 30_000_000, 3_000_000
+BYTES_AN_EVENT = 300
+"""NDJSON clean and broken, Arrow, and a tenth for the memory case."""
+
+
+def arguments() -> argparse.Namespace:
+    lines = [f"  {name:8s}{case.__doc__}" for name, case in CASES.items()]
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks", description=__doc__, epilog="cases:\n" + "\n".join(lines),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("case", nargs="*", help="cases to run (default: all)")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK:,} events instead of {FULL:,}")
+    parser.add_argument("--events", type=int, help="so many link events instead")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved runs of each program (default: 5)")
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()), help="folder of the generated files")
+    given = parser.parse_args()
+    for name in given.case:
+        if name not in CASES:
+            near = difflib.get_close_matches(name, CASES, 1)
+            parser.error(
+                f"case {name!r} is unknown; cases are {', '.join(CASES)}."
+                + (f" Did you mean {near[0]!r}?" if near else "")
+            )
+    return given
+
+
+def main() -> int:
+    given = arguments()
+    events = given.events or (QUICK if given.quick else FULL)
+    free = shutil.disk_usage(given.cache).free
+    if free < events * BYTES_AN_EVENT:
+        print(
+            f"{given.cache} has {free >> 30} GiB free; {events * BYTES_AN_EVENT >> 30} are needed: name another --cache",
+            file=sys.stderr,
+        )
+        return 2
+    pin()
+    bench = Bench(Data(given.cache), events, given.rounds)
+    if given.quick:
+        bench.air_events, bench.places = 200_000, 200_000
+    rows: list[Row] = []
+    failed = []
+    for name in given.case or CASES:
+        print(f"{name}: {CASES[name].__doc__}", file=sys.stderr, flush=True)
+        try:
+            rows += CASES[name](bench)
+        except (RunFailed, RuntimeError) as error:
+            failed.append(f"{name} failed: {error}")
+            print(failed[-1], file=sys.stderr, flush=True)
+    load = os.getloadavg()[0]
+    print(
+        f"\n{events:,} link events, {given.rounds} interleaved runs each, {platform.machine()}, {len(os.sched_getaffinity(0))} cores, "
+    )
+    print(
+        f"load average now {load:.1f}; ratio = how many times as fast as the reference of its case (1.00), unless said otherwise\n"
+    )
+    print(table(rows))
+    print("\n" + "\n".join([*bench.remarks, *failed]))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
