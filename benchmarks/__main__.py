@@ -66,13 +66,11 @@ def main() -> int:
         except (RunFailed, RuntimeError) as error:
             failed.append(f"{name} failed: {error}")
             print(failed[-1], file=sys.stderr, flush=True)
-    load = os.getloadavg()[0]
+    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
     print(
-        f"\n{events:,} link events, {given.rounds} interleaved runs each, {platform.machine()}, {len(os.sched_getaffinity(0))} cores, "
+        f"\n{events:,} link events, {given.rounds} interleaved runs each, {platform.machine()}, {cores} cores, load {load:.1f}"
     )
-    print(
-        f"load average now {load:.1f}; ratio = how many times as fast as the reference of its case (1.00), unless said otherwise\n"
-    )
+    print("ratio: how many times as fast as the reference of its case (1.00), unless said otherwise\n")
     print(table(rows))
     print("\n" + "\n".join([*bench.remarks, *failed]))
     return 1 if failed else 0

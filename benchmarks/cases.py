@@ -211,9 +211,9 @@ def live(bench: Bench) -> list[Row]:
     # Events come evenly over a pane, so that of the oldest one in a hundred are not looked at.
     final = told["final_after_watermark"] + DISORDER_MS / 1000 + 0.99 * LINK_PANE_S
     bench.remarks.append(
-        f"live: {told['accepted']} events in {bench.live_s} s at real speed, D = {DISORDER_MS / 1000:.0f} s, the clock set to end a "
-        f"5-min pane within the run; provisional p50 {told['provisional_p50']:.2f} s, max {told['provisional_max']:.2f} s; the final "
-        f"number came {told['final_after_watermark']:.2f} s after the watermark could pass its window"
+        f"live: {told['accepted']} events in {bench.live_s} s at real speed, D = {DISORDER_MS / 1000:.0f} s, the clock set so "
+        f"that a 5-min pane ends within the run; provisional p50 {told['provisional_p50']:.2f} s, max "
+        f"{told['provisional_max']:.2f} s; final number {told['final_after_watermark']:.2f} s after its window's end + D"
     )
     return [
         Row("live: provisional p99", "s", [told["provisional_p99"]], required=1.0, bar="at most"),

@@ -35,8 +35,8 @@ class Reading:
     """How much is read and decoded ahead: at most `ahead` blocks of about `block_bytes`, on `threads` threads."""
 
     block_bytes: int = 4 << 20
-    threads: int = 4
-    ahead: int = 6
+    threads: int = 3
+    ahead: int = 32
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,26 +13,24 @@ import numpy as np
 import polars as pl
 
 from pipelines.alerts import Rule
-from pipelines.cells import derive, detail_json
 from pipelines.city import City
 from pipelines.composites import CompositeTable
 from pipelines.episodes import EpisodeBook, Transition
 from pipelines.indicator import Cases, Composite, Derived, Indicator, Panes, Stock
 from pipelines.lifecycle import CaseBook
-from pipelines.model import EPISODES_SCHEMA, NEVER, READINGS_SCHEMA, PlaceRegistry, Rows, Stamped
+from pipelines.model import EPISODES_SCHEMA, NEVER, PlaceRegistry, Rows, Stamped
 from pipelines.panes import Older, PaneMemory
-from pipelines.place_tree import Ints, PlaceTree
+from pipelines.place_tree import PlaceTree
+from pipelines.readings import NO_READINGS, readings_of_cells, readings_of_table
 from pipelines.rollup import Rollup
 from pipelines.streams import HOUR_MS, Stream
-from pipelines.tables import Attendance, CaseTable, Levels, PaneTable, StockTable, Table
+from pipelines.tables import Attendance, CaseTable, PaneTable, StockTable, Table
 from pipelines.windows import Window, ends, next_end, step_ms, tumbling
 
 CELLS_A_STRIDE = 300_000
 REMEMBER_MS = 2 * HOUR_MS
 """How far behind what the next windows need panes stay in memory for late events; older ones are read from the store."""
 NO_CELLS = pl.DataFrame(schema={"place": pl.String, "window_end": pl.Int64, "value": pl.Float64})
-WORDS = ("indicator", "method_id", "place_kind", "unit", "state")
-NO_READINGS = pl.DataFrame(schema=READINGS_SCHEMA | dict.fromkeys(WORDS, pl.Categorical))
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +223,9 @@ class Brain:
                 )
                 if wanted:
                     levels = table.compute(wanted, with_data=True)
-                    found += self._publish(table.members, levels, revision, None, "input_ended")
+                    found += readings_of_table(
+                        table.members, self.derived, levels, state.tree, revision, None, "input_ended"
+                    )
         return Step(_joined(found))
 
     def provisional(self, open_rows: Iterable[Rows]) -> pl.DataFrame:
@@ -241,7 +241,9 @@ class Brain:
                     more = rows[table.rollup.name]
                     wanted = [next_end(table.window, state.watermark, self.city.zone)]
                     levels = table.compute(wanted, more, with_data=True)
-                    found += self._publish(table.members, levels, 0, None, "provisional", skip=1)
+                    found += readings_of_table(
+                        table.members, self.derived, levels, state.tree, 0, None, "provisional", skip=1
+                    )
         return _joined(found)
 
     # ------------------------------------------------------------ what came
@@ -297,86 +299,8 @@ class Brain:
         if not wanted:
             return []
         levels = table.compute(wanted)
-        return self._publish(table.members, levels, revision, touched if len(touched) else None, None, before)
-
-    def _publish(
-        self,
-        members: Sequence[Indicator],
-        levels: dict[str, Levels],
-        revision: int,
-        touched: pl.DataFrame | None,
-        mark: str | None,
-        final: int = NEVER,
-        skip: int = 0,
-    ) -> list[pl.DataFrame]:
-        """Cells as readings, derived indicators included; of windows up to `final` only the touched places and their
-        parents.
-        The lowest `skip` levels are left out."""
-        stream = members[0].stream
-        assert stream is not None
-        tree = self.streams[stream.name].tree
-        everything = list(members)
-        for indicator in self.derived:
-            if indicator.id not in levels and all(x in levels for x in indicator.inputs):
-                assert isinstance(indicator.kind, Derived)
-                depth = len(levels[indicator.inputs[0]])
-                levels[indicator.id] = [
-                    derive(indicator.kind, {x: levels[x][k] for x in indicator.inputs}) for k in range(depth)
-                ]
-                everything.append(indicator)
-        affected: list[Ints] = []
-        if touched is not None:
-            for level in range(len(tree.levels)):
-                if level:
-                    parents = tree.parents(level - 1).gather(touched["place"]).alias("place")
-                    touched = touched.with_columns(parents).unique()
-                affected.append(_keys(touched["place"], touched["window_end"]))
-        out = []
-        for indicator in everything:
-            allowed = indicator.kind.levels if isinstance(indicator.kind, Panes | Derived) else ()
-            for level, kind in enumerate(tree.levels):
-                if level < skip or (allowed and kind not in allowed):
-                    continue
-                cells = levels[indicator.id][level]
-                if affected:
-                    wanted = np.isin(_keys(cells["code"], cells["window_end"]), affected[level])
-                    wanted |= cells["window_end"].to_numpy() > final
-                    cells = cells.filter(pl.Series(wanted))
-                if len(cells):
-                    places = tree.names(level).gather(cells["code"])
-                    out.append(self._readings(indicator, kind, places, cells, revision, mark))
-        return out
-
-    def _readings(
-        self, indicator: Indicator, kind: str, places: pl.Series, cells: pl.DataFrame, revision: int, mark: str | None
-    ) -> pl.DataFrame:
-        reason = pl.coalesce("reason", "caution") if mark is None else pl.when(pl.col("samples") > 0).then(pl.lit(mark))
-        named = {c: getattr(indicator.kind, c, c) for c in ("num", "den")}
-        ratio = {c: (pl.col(n) if n in cells.columns else pl.lit(None, dtype=pl.Int64)) for c, n in named.items()}
-        some = pl.col("samples") > 0
-        frame = cells.with_columns(reason.alias("_why"))
-        detail = detail_json(frame["detail"] if "detail" in frame.columns else None, frame["_why"])
-        return frame.select(
-            _word(indicator.id).alias("indicator"),
-            _word(indicator.method_id).alias("method_id"),
-            _word(kind).alias("place_kind"),
-            places.alias("place"),
-            "window_start",
-            "window_end",
-            "value",
-            _word(indicator.unit).alias("unit"),
-            pl.when(pl.col("_why").is_not_null())
-            .then(_word("degraded"))
-            .when(some)
-            .then(_word("ok"))
-            .otherwise(_word("no_data"))
-            .alias("state"),
-            completeness(frame["got"], frame["expected"]),
-            "samples",
-            *(pl.when(some).then(ratio[c]).cast(pl.Int64).alias(c) for c in ("num", "den")),
-            detail.alias("detail"),
-            "as_of",
-            pl.lit(revision, dtype=pl.Int64).alias("revision"),
+        return readings_of_table(
+            table.members, self.derived, levels, state.tree, revision, touched if len(touched) else None, None, before
         )
 
     def _composites(self, found: list[pl.DataFrame], revision: int) -> list[pl.DataFrame]:
@@ -395,7 +319,7 @@ class Brain:
                 cells = cells.with_columns(opened.alias("window_start"), pl.lit(None, dtype=pl.String).alias("caution"))
                 for kind in cells["place_kind"].unique(maintain_order=True):
                     mine = cells.filter(pl.col("place_kind") == kind)
-                    out.append(self._readings(table.indicator, kind, mine["place"], mine, revision, None))
+                    out.append(readings_of_cells(table.indicator, kind, mine["place"], mine, revision, None))
         return out
 
     # ------------------------------------------------------------ episodes
@@ -444,24 +368,6 @@ class Brain:
                 reach = max(t.reach_ms for t in state.tables if isinstance(t, PaneTable) and t.rollup.name == name)
                 if state.watermark > NEVER:
                     memory.evict(state.watermark - reach, state.watermark - reach - self.remember_ms)
-
-
-def _keys(codes: pl.Series, window_ends: pl.Series) -> Ints:
-    """(place, window) as one integer: codes have fewer than 21 bits, times in ms 41."""
-    keys: Ints = window_ends.to_numpy() << 21 | codes.to_numpy().astype(np.int64)
-    return keys
-
-
-def _word(text: str) -> pl.Expr:
-    """A text that is the same in many rows; the store is sent its dictionary, not its copies."""
-    return pl.lit(text, dtype=pl.Categorical)
-
-
-def completeness(got: pl.Series, expected: pl.Series) -> pl.Series:
-    """floor(10^4 * got / expected) / 10^4, null without an expectation (rule 21)."""
-    floored = (10_000 * got // expected).fill_null(-1).to_numpy()
-    # numpy divides; Polars multiplies by the reciprocal of a constant, which is one ulp off for some.
-    return pl.Series("completeness", np.where(floored < 0, np.nan, floored / 10_000)).fill_nan(None)
 
 
 def _joined(found: Sequence[pl.DataFrame]) -> pl.DataFrame:

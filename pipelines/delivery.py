@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -17,14 +17,13 @@ import polars as pl
 
 from pipelines.brain import Brain, Step
 from pipelines.city import City
-from pipelines.engines.polars_engine import PolarsEngine
 from pipelines.episodes import transitions_frame
 from pipelines.indicator import Indicator, Panes
-from pipelines.ingest import COUNTERS, Ingest
-from pipelines.model import DEAD_LETTERS_SCHEMA, NEVER, DeadLetter, Decoded, PlaceRegistry, Rows, Source, Stamped
+from pipelines.ingest import COUNTERS
+from pipelines.model import DEAD_LETTERS_SCHEMA, DeadLetter, Decoded, PlaceRegistry, Rows, Stamped
 from pipelines.rollup import Rollup
-from pipelines.streams import MINUTE_MS, Stream
-from pipelines.watermark import Input
+from pipelines.stream_run import Attached, StreamRun
+from pipelines.streams import Stream
 
 COMMIT_EVENTS: Final = 1_000_000
 """Events of a replayed step: large enough that the fixed cost of an insert does not matter."""
@@ -39,14 +38,6 @@ class Store(Protocol):
     def flush(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Attached:
-    """An input of the run: the source that reads it, and how ingest knows it."""
-
-    source: Source
-    input: Input
-
-
 @dataclass(slots=True)
 class Counts:
     """What a run did so far. `seconds` is the time of the calling thread by stage."""
@@ -58,58 +49,6 @@ class Counts:
     steps: int = 0
     dead_letters: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-
-
-class StreamRun:
-    """Ingest and engine of one stream, and what they hand to the next step."""
-
-    def __init__(
-        self,
-        stream: Stream,
-        rollups: Sequence[Rollup],
-        attached: Sequence[Attached],
-        registry: PlaceRegistry,
-        *,
-        live: bool,
-        start: int,
-        max_places: int,
-    ) -> None:
-        self.stream, self.rollups, self.registry = stream, rollups, registry
-        self.sources = {a.input.name: a.source for a in attached}
-        self.ingest = Ingest(
-            stream, [a.input for a in attached], live=live, registry=registry, configured=tuple(registry.ids),
-            max_places=max_places, start=start,
-        )  # fmt: skip
-        self.parts = tuple(dict.fromkeys(a.input.part for a in attached))
-        self.engine = PolarsEngine(rollups, self.parts)
-        self.kept: list[Stamped] = []
-        """Blocks of a lifecycle stream, which the brain reads itself (rule 17)."""
-        self.pending = 0
-        self.watermark = NEVER
-        self._wm = dict.fromkeys(self.parts, NEVER)
-        self.last_event = NEVER
-
-    def add(self, blocks: Iterable[Stamped]) -> None:
-        for block in blocks:
-            self.engine.add(block)
-            if block.events is not None:
-                self.pending += len(block.events)
-                if len(block.events):
-                    self.last_event = max(self.last_event, int(block.events["t"].max()))  # type: ignore[arg-type]
-                if self.stream.lifecycle:
-                    self.kept.append(block)
-            self._wm[block.part] = max(self._wm[block.part], block.last_wm)
-        self.watermark = max(self.watermark, min(self._wm.values()))
-
-    def taken(self) -> list[Stamped]:
-        kept, self.kept, self.pending = self.kept, [], 0
-        return kept
-
-    def closing(self) -> int:
-        """The end of the pane of the largest M (rule 9)."""
-        largest = self.ingest.largest
-        pane = max((r.pane_ms for r in self.rollups), default=MINUTE_MS)
-        return largest // pane * pane + pane if largest > NEVER else NEVER
 
 
 class Run:
@@ -362,3 +301,6 @@ def _one(blocks: Sequence[Decoded]) -> Decoded:
         blocks[-1].next_position,
         sum(b.records for b in blocks),
     )
+
+
+__all__ = ["Attached", "Batch", "Counts", "Run", "Store", "StreamRun", "dead_letters_frame", "next_epoch"]

@@ -1,0 +1,73 @@
+"""Ingest and engine of one stream, and what they hand to the next step of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from pipelines.engines.polars_engine import PolarsEngine
+from pipelines.ingest import Ingest
+from pipelines.model import NEVER, PlaceRegistry, Source, Stamped
+from pipelines.rollup import Rollup
+from pipelines.streams import MINUTE_MS, Stream
+from pipelines.watermark import Input
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """An input of the run: the source that reads it, and how ingest knows it."""
+
+    source: Source
+    input: Input
+
+
+class StreamRun:
+    """Ingest and engine of one stream, and what they hand to the next step."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        rollups: Sequence[Rollup],
+        attached: Sequence[Attached],
+        registry: PlaceRegistry,
+        *,
+        live: bool,
+        start: int,
+        max_places: int,
+    ) -> None:
+        self.stream, self.rollups, self.registry = stream, rollups, registry
+        self.sources = {a.input.name: a.source for a in attached}
+        self.ingest = Ingest(
+            stream, [a.input for a in attached], live=live, registry=registry, configured=tuple(registry.ids),
+            max_places=max_places, start=start,
+        )  # fmt: skip
+        self.parts = tuple(dict.fromkeys(a.input.part for a in attached))
+        self.engine = PolarsEngine(rollups, self.parts)
+        self.kept: list[Stamped] = []
+        """Blocks of a lifecycle stream, which the brain reads itself (rule 17)."""
+        self.pending = 0
+        self.watermark = NEVER
+        self._wm = dict.fromkeys(self.parts, NEVER)
+        self.last_event = NEVER
+
+    def add(self, blocks: Iterable[Stamped]) -> None:
+        for block in blocks:
+            self.engine.add(block)
+            if block.events is not None:
+                self.pending += len(block.events)
+                if len(block.events):
+                    self.last_event = max(self.last_event, int(block.events["t"].max()))  # type: ignore[arg-type]
+                if self.stream.lifecycle:
+                    self.kept.append(block)
+            self._wm[block.part] = max(self._wm[block.part], block.last_wm)
+        self.watermark = max(self.watermark, min(self._wm.values()))
+
+    def taken(self) -> list[Stamped]:
+        kept, self.kept, self.pending = self.kept, [], 0
+        return kept
+
+    def closing(self) -> int:
+        """The end of the pane of the largest M (rule 9)."""
+        largest = self.ingest.largest
+        pane = max((r.pane_ms for r in self.rollups), default=MINUTE_MS)
+        return largest // pane * pane + pane if largest > NEVER else NEVER
