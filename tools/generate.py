@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -44,11 +46,26 @@ def commands() -> str:
     return "\n".join(lines)
 
 
+def modules() -> str:
+    """`docs/modules.md`: the first sentence of every module, folder by folder."""
+    lines = ["# Modules", "", "Generated from the modules' docstrings by `make fix`; do not edit."]
+    for folder in ("pipelines", "connectors", "sinks", "dashboards", "commands"):
+        paths = sorted((ROOT / folder).rglob("*.py"), key=lambda path: (len(path.parts), path))
+        lines += ["", f"## {folder}", "", "| module | in one line |", "|---|---|"]
+        for path in paths:
+            said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+            if said is not None:
+                first = re.split(r"(?<=\.)\s|\n\n", said, maxsplit=1)[0].replace("\n", " ").replace("|", "\\|")
+                lines.append(f"| `{path.relative_to(ROOT / folder)}` | {first} |")
+    return "\n".join(lines) + "\n"
+
+
 FILES: Final[Mapping[str, Callable[[], str]]] = {
     "docs/indicators.md": reference.render,
     "docs/data-model.md": data_model,
     "docs/metrics.md": metrics.render,
     "docs/commands.md": commands,
+    "docs/modules.md": modules,
     "cities/demo/places.csv": demo_city.text,
 }
 

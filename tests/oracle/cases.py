@@ -215,14 +215,14 @@ def _climbed(
     say: Callable[[Part], Said],
     stock: bool,
 ) -> dict[Key, Reading]:
-    tails = told.tail_ends(windows)
+    tails = set(told.tail_ends(windows))
     nodes: dict[tuple[str, int], Node] = {}
     for place in told.sites():
-        for end in (*told.ends(place, windows), *tails):
+        for end in (*told.ends(place, windows), *told.tail_ends_of(place, windows)):
             begin = windows.begin(end)
             part, samples, as_of = count(place, begin, end)
             if samples or end <= told.final:
                 nodes[place, end] = Node(begin, part, samples, 0, None, as_of)
     out: dict[Key, Reading] = {}
-    climb(told, summed, say, first_two, False, (), nodes, set(tails), out, stock)
+    climb(told, summed, say, first_two, False, (), nodes, tails, out, stock)
     return out

@@ -11,14 +11,15 @@ from typing import Any
 import polars as pl
 import pytest
 
-import pipelines.tables
+import pipelines.windows
+from commands.inputs import city_of
 from pipelines import catalogue
 from pipelines.indicator import Panes
 from pipelines.methods import congestion
 from pipelines.panes import PaneMemory
 from tests.oracle import broken
 from tests.oracle.batch import everything
-from tests.oracle.runs import ROOT, RUNS, Missing, Prepared, run, simulated
+from tests.oracle.runs import RUNS, Missing, Prepared, run, simulated
 from tests.oracle.silence import check_silence
 from tests.oracle.versus import Verdict, compare
 
@@ -82,7 +83,8 @@ def test_the_unbroken_product_passes_in_this_process_too(judged: Judge) -> None:
 
 
 def test_a_dropped_late_row_is_noticed(judged: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
-    add, dropped = PaneMemory.add, []
+    add = PaneMemory.add
+    dropped: list[dict[str, Any]] = []
 
     def forgetful(memory: PaneMemory, rows: pl.DataFrame) -> pl.DataFrame:
         late = rows.filter(pl.col("late"))
@@ -100,12 +102,12 @@ def test_a_dropped_late_row_is_noticed(judged: Judge, monkeypatch: pytest.Monkey
 
 
 def test_windows_shifted_by_a_pane_are_noticed(judged: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
-    spread = pipelines.tables.spread
+    spread = pipelines.windows.spread
 
     def shifted(panes: pl.DataFrame, *rest: Any) -> pl.DataFrame:
         return spread(panes.with_columns(pl.col("pane_start") + 60_000), *rest)
 
-    monkeypatch.setattr(pipelines.tables, "spread", shifted)
+    monkeypatch.setattr("pipelines.tables.spread", shifted)
     verdict = judged()
     print(verdict.report("shifted by a pane")[:300])
     assert verdict.wrong["http.error_ratio: samples"] > 100
@@ -118,10 +120,7 @@ def test_levels_merged_instead_of_reduced_are_noticed(judged: Judge) -> None:
     merged = replace(
         tpi, kind=replace(tpi.kind, partial=(), value=merging, reason=pl.lit(None, pl.String), reduce=False)
     )
-    city = broken.resolve(
-        [ROOT / "pyproject.toml"], city="harbour", map_=None, stream="link", lookup=None, disorder=None
-    ).city
-    others = tuple(i if i.id != tpi.id else merged for i in catalogue.for_city(city))
+    others = tuple(i if i.id != tpi.id else merged for i in catalogue.for_city(city_of("harbour")))
     verdict = judged(indicators=others)
     print(verdict.report("merged")[:300])
     assert verdict.wrong["traffic.tpi: value"] > 0

@@ -45,6 +45,11 @@ Put = Callable[[Pane | None, tuple[Any, ...], int], Any]
 """(sums so far or None, what an event says, its time) -> sums."""
 
 
+def near(at: list[int], windows: Windows, end: int) -> bool:
+    """Whether an event lies in [begin - 24 h, end); `at` are the panes with events, ascending."""
+    return bisect_left(at, end) > bisect_left(at, windows.begin(end) - RETIRE)
+
+
 @dataclass
 class Told:
     """One stream of one run."""
@@ -96,9 +101,7 @@ class Told:
         if first is None:
             return
         for end in windows.ends(first, self.final):
-            if (known and self.since is not None and end > self.since) or bisect_left(at, end) > bisect_left(
-                at, windows.begin(end) - RETIRE
-            ):
+            if (known and self.since is not None and end > self.since) or near(at, windows, end):
                 yield end
 
     def tail_ends(self, windows: Windows) -> list[int]:
@@ -106,6 +109,11 @@ class Told:
         if not self.tail or not windows.follows or self.newest is None:
             return []
         return list(windows.ends(self.final, windows.holding(self.newest)))
+
+    def tail_ends_of(self, site: str, windows: Windows) -> list[int]:
+        """Those in which a site has a cell. Beyond the watermark that needs an event, for configured sites too."""
+        at = sorted(self.panes.get(site, ()))
+        return [end for end in self.tail_ends(windows) if near(at, windows, end)]
 
     def period(self, site: str) -> int | None:
         place = self.town.places.get(self.name, {}).get(site)

@@ -52,16 +52,16 @@ def vital_sign(town: Town, parts: dict[str, dict[Key, Reading]], until: int) -> 
                 series.setdefault((kind, place), {}).setdefault(name, []).append((end, reading))
     out: dict[Key, Reading] = {}
     for (kind, place), mine in series.items():
-        for readings in mine.values():
-            readings.sort(key=lambda x: x[0])
-        ends = {name: [end for end, _ in readings] for name, readings in mine.items()}
+        for told in mine.values():
+            told.sort(key=lambda x: x[0])
+        ends = {name: [end for end, _ in told] for name, told in mine.items()}
         oldest = min(x[0] for x in ends.values())
         for t in range((oldest // STEP) * STEP, until + 1, STEP):
             young = {}
-            for name, readings in mine.items():
+            for name, told in mine.items():
                 k = bisect_right(ends[name], t - LAG)
-                if k and readings[k - 1][0] > t - LAG - VALID:
-                    young[name] = readings[k - 1][1]
+                if k and told[k - 1][0] > t - LAG - VALID:
+                    young[name] = told[k - 1][1]
             if young:
                 out[kind, place, t] = _joined(town, weights, young, t)
     return out

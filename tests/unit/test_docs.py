@@ -15,6 +15,8 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 CODE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
 FENCED = re.compile(r"^```.*?^```$", re.M | re.S)
+TO_BE_MADE = {"pipelines/catalogue/payment.py"}
+"""What the reader of a page makes."""
 RULE = re.compile(r"^\| (\d+) \| (.+?) \| (.+?) \| (.+?) \|$", re.M)
 
 
@@ -28,7 +30,7 @@ def missing_paths(page: Path, text: str) -> list[str]:
     named = [
         c for c in CODE.findall(FENCED.sub("", text)) if re.fullmatch(r"(pipelines|connectors|sinks|dashboards)/\S+", c)
     ]
-    return [f"{page.name}: {name}" for name in named if not any(ROOT.glob(name))]
+    return [f"{page.name}: {name}" for name in named if name not in TO_BE_MADE and not any(ROOT.glob(name))]
 
 
 def untrue(semantics: str) -> tuple[list[str], int]:
