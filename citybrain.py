@@ -6,11 +6,13 @@ Heavy libraries are imported by the command that needs them, so that `--help` an
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
+STARTED = time.monotonic()
 app = typer.Typer(
     name="citybrain",
     help="Streaming analytics that let a city see and judge itself as it happens.",
@@ -53,9 +55,16 @@ def up(
     from commands.up import Options, run
 
     options = Options(
-        city=city or "demo", speed=speed, seed=seed, host=host, port=port, data=data,
-        start=instant(start, "--start") if start else None, until=instant(until, "--until") if until else None,
-    )  # fmt: skip
+        city=city or "demo",
+        speed=speed,
+        seed=seed,
+        host=host,
+        port=port,
+        data=data,
+        start=instant(start, "--start") if start else None,
+        until=instant(until, "--until") if until else None,
+        started=STARTED,
+    )
     run(options)
 
 

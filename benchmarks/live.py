@@ -108,16 +108,11 @@ def live(pack: str, rate: int, seconds: int) -> Answer:
         sock = listen("127.0.0.1", 0)
         serving = serve(create_app(board, indicators, city, up.History(sink), metrics), "127.0.0.1", 0, sock=sock)
         store = StoreThread(sink)
-        options = up.Options("bench", 1.0, 1, "127.0.0.1", 0, None, start, start + seconds * 1000)
+        options = up.Options("bench", 1.0, 1, "127.0.0.1", 0, None, start, start + seconds * 1000, time.monotonic())
         attached = [Attached(source, Input(source.input, "paced:link", DISORDER_MS))]
-
-        def make(publish: Callable[..., None]) -> Run:
-            return Run(
-                city, indicators, [LINK], attached, up.Kept(store, metrics), live=True, epoch=1, start=start,
-                older=sink.panes, publish=publish,
-            )  # fmt: skip
-
-        running = up.Live(options, make, board, metrics, clock, threading.Event())
+        kept = up.Kept(store, metrics)
+        run = Run(city, indicators, [LINK], attached, kept, live=True, epoch=1, start=start, older=sink.panes)
+        running = up.Live(options, run, board, metrics, clock, threading.Event())
         client = subprocess.Popen([sys.executable, "-m", "benchmarks.live", serving.url], stdout=subprocess.PIPE)
         time.sleep(1.0)
         cpu = _Cpu(WARM_S)

@@ -106,7 +106,8 @@ def resolve(
     if lookup is not None:
         raise UserError("--lookup needs --map: a side table belongs to a mapping")
     known = {s.name: s for s in catalogue.STREAMS}
-    attached, used = [], {}
+    attached: list[Attached] = []
+    used: dict[str, Stream] = {}
     for path in paths:
         name = stream or path.name.split(".")[0]
         if name not in known:

@@ -52,7 +52,7 @@ def check_rules(city: City, indicators: Sequence[Indicator]) -> None:
     """A rule must judge an indicator at a level at which it is published."""
     for rule in city.rules:
         indicator = catalogue.indicator(rule.indicator, indicators)
-        published = catalogue.levels(indicator, indicators)
+        published = catalogue.levels(indicator, {i.id: i for i in indicators})
         if rule.place_kind not in published:
             raise UserError(
                 f"city {city.id}: rule {rule.name!r} judges {rule.indicator} at {rule.place_kind!r}; "

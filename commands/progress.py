@@ -12,6 +12,7 @@ from pipelines.delivery import Run
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
+    from rich.progress import TaskID
 
 PLAIN_EVERY_S = 5.0
 
@@ -20,9 +21,10 @@ class Progress:
     """A context manager; `show` is called after each step."""
 
     def __init__(self, inputs: Inputs, quiet: bool) -> None:
-        self._quiet, self._bar, self._task = quiet, None, None
+        self._quiet = quiet
+        self._bar: Bar | None = None
+        self._task: TaskID | None = None
         self._started = self._shown = time.monotonic()
-        self._bar: Bar | None
         if not quiet and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn, TimeElapsedColumn

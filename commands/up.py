@@ -7,8 +7,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import platformdirs
@@ -34,7 +33,6 @@ from sinks.writer import StoreThread
 CATCH_UP_MS = HOUR_MS
 """The simulated time before now that a start replays."""
 CATCH_UP_STEP_MS = 10 * MINUTE_MS
-CATCH_UP_TICK_MS = MINUTE_MS
 STEP_S = 1.0
 POLL_S = 0.25
 
@@ -49,6 +47,8 @@ class Options:
     data: Path | None
     start: int | None
     until: int | None
+    started: float
+    """`time.monotonic()` of the process's start."""
 
 
 class RunClock:
@@ -127,20 +127,30 @@ def run(options: Options) -> None:
             raise UserError("--until lies before the start; give a later instant")
         clock = RunClock(now - CATCH_UP_MS, options.speed)
         board = Board(uuid.uuid4().hex[:8], clock, speed=options.speed)
+        board.hold("the hour before now is being replayed")
+        # What an earlier run stored, until this run knows better; its age shows that it is old.
+        board.update(sink.latest_cells(), None, (), None, {}, clock())
         metrics = Metrics(board)
-        app = create_app(board, indicators, city, History(sink), metrics)
-        serving = serve(app, options.host, options.port, sock=sock)
+        serving = serve(
+            create_app(board, indicators, city, History(sink), metrics), options.host, options.port, sock=sock
+        )
         print(f"citybrain: {city.en} at {serving.url}  (Ctrl-C ends it; store: {folder})", flush=True)
         store = StoreThread(sink)
         try:
-            Live(
-                options,
-                city_run(options, city, indicators, clock, Kept(store, metrics), sink, folder),
-                board,
-                metrics,
-                clock,
-                stop,
-            ).go(now)
+            streams = {s.name: s for s in catalogue.STREAMS}
+            made = sources(city, streams, clock(), clock, seed=options.seed)
+            run = Run(
+                city,
+                indicators,
+                [streams[name] for name in GENERATORS],
+                [Attached(s, Input(s.input, f"simulator:{s.stream}")) for s in made],
+                Kept(store, metrics),
+                live=True,
+                epoch=next_epoch(folder),
+                start=clock(),
+                older=sink.panes,
+            )
+            Live(options, run, board, metrics, clock, stop).go(now)
         finally:
             serving.stop()
             store.close()
@@ -149,36 +159,15 @@ def run(options: Options) -> None:
     print("citybrain: ended", flush=True)
 
 
-def city_run(options, city, indicators, clock, store, sink, folder) -> Callable[[Callable[[Step], None]], Run]:  # type: ignore[no-untyped-def]
-    """The run, once it is known what publishes."""
-    streams = {s.name: s for s in catalogue.STREAMS}
-    made = list(sources(city, streams, clock(), clock, seed=options.seed))
-    attached = [Attached(s, Input(s.input, f"simulator:{s.stream}")) for s in made]
-
-    def make(publish: Callable[[Step], None]) -> Run:
-        return Run(
-            city, indicators, [streams[name] for name in GENERATORS], attached, store, live=True, epoch=next_epoch(folder),
-            start=clock(), older=sink.panes, publish=publish,
-        )  # fmt: skip
-
-    return make
-
-
 class Live:
     """The loop: poll often, step once a second, show what is provisional in between."""
 
     def __init__(
-        self,
-        options: Options,
-        make: Callable[[Callable[[Step], None]], Run],
-        board: Board,
-        metrics: Metrics,
-        clock: RunClock,
-        stop: threading.Event,
+        self, options: Options, run: Run, board: Board, metrics: Metrics, clock: RunClock, stop: threading.Event
     ) -> None:
         self.options, self.board, self.metrics, self.clock, self.stop = options, board, metrics, clock, stop
-        self.started = time.monotonic()
-        self.run = make(self.publish)
+        self.run = run
+        run.publish = self.publish
         self.first = True
 
     def publish(self, step: Step) -> None:
@@ -198,6 +187,7 @@ class Live:
 
     def go(self, now: int) -> None:
         self.catch_up(now)
+        self.board.release()
         self.clock.go()
         next_step = time.monotonic()
         while not self.stop.is_set():
@@ -213,45 +203,30 @@ class Live:
             self.stop.wait(POLL_S)
 
     def catch_up(self, now: int) -> None:
-        """The hour before now, in strides: each stream's events as they arrived, the ticks that a live run would have had."""
-        at = self.clock()
+        """The hour before now: each stream's events as they arrived, a tick a minute. The first stride is short, so that
+        the first provisional numbers show at once."""
+        at, stride = self.clock(), MINUTE_MS
         while at < now and not self.stop.is_set():
-            stride_end = min(at + CATCH_UP_STEP_MS, now)
-            while at < stride_end:
-                at = min(at + CATCH_UP_TICK_MS, stride_end)
+            stride_end = min(at + stride, now)
+            while at < stride_end and not self.stop.is_set():
+                at = min(at + MINUTE_MS, stride_end)
                 self.clock.set(at)
                 self.run.poll(at)
                 self.run.tick(at)
             self.step()
+            stride = min(2 * stride, CATCH_UP_STEP_MS)
 
     def step(self) -> None:
         self.run.step(self.clock())
         provisional = self.run.provisional()
         if self.first and len(provisional):
             self.first = False
-            print(f"citybrain: first number after {time.monotonic() - self.started:.1f} s", file=sys.stderr, flush=True)
+            took = time.monotonic() - self.options.started
+            print(f"citybrain: first number {took:.1f} s after the start", file=sys.stderr, flush=True)
         self.board.update(None, provisional, (), open_frame(self.run.brain.episodes), self.health(), self.clock())
 
 
 def open_frame(book: EpisodeBook) -> pl.DataFrame:
     """The open episodes as rows of `episodes`."""
-    rows = [
-        (
-            e.episode_id,
-            e.rule,
-            e.rule_version,
-            e.indicator,
-            e.place_kind,
-            e.place,
-            e.level,
-            e.state,
-            e.started_at,
-            e.ended_at,
-            e.last_value,
-            e.threshold,
-            e.detail,
-            0,
-        )  # fmt: skip
-        for e in book.open_episodes()
-    ]
+    rows = [(*astuple(episode), 0) for episode in book.open_episodes()]
     return pl.DataFrame(rows, EPISODES_SCHEMA, orient="row")

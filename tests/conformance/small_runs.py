@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +12,7 @@ import polars as pl
 
 from pipelines import catalogue
 from pipelines.delivery import Attached, Run
+from pipelines.rollup import Rollup
 from pipelines.streams import MINUTE_MS
 from pipelines.watermark import Input
 from sinks.difference import Mismatch, compare_episodes, compare_readings, compare_rows
@@ -95,11 +96,8 @@ def city_run(arrived: Arrivals, how: How, store: DirectStore, epoch: int, live: 
     return run
 
 
-def _older(kept: MemorySink):  # type: ignore[no-untyped-def]
-    def read(rollup, since: int, until: int) -> pl.DataFrame:  # type: ignore[no-untyped-def]
-        return kept.panes(rollup, since, until)
-
-    return read
+def _older(kept: MemorySink) -> Callable[[Rollup, int, int], pl.DataFrame]:
+    return lambda rollup, since, until: kept.panes(rollup, since, until)
 
 
 def replayed(arrived: Arrivals, how: How = How(), until: int | None = None) -> tuple[MemorySink, Run]:
@@ -128,6 +126,7 @@ def lived(
     *,
     tick_ms: int = 15_000,
     step_every: float = 0.2,
+    ticks: bool = True,
 ) -> tuple[MemorySink, Run]:
     """A live run on a clock of its own: polls and ticks every `tick_ms`, a step at random after a share of them."""
     kept, rnd, clock = sink(), random.Random(how.seed), Clock(start)
@@ -135,9 +134,12 @@ def lived(
     while clock.now < until:
         clock.now += tick_ms
         run.poll(clock.now)
-        run.tick(clock.now)
+        if ticks:
+            run.tick(clock.now)
         if rnd.random() < step_every or clock.now >= until:
             run.step(clock.now)
+        if rnd.random() < 0.02:
+            run.provisional()  # for screens: it must change nothing
     return kept, run
 
 
