@@ -104,24 +104,27 @@ def opened_store(
         if options.fresh:
             raise UserError("--fresh needs --store: without a store every replay starts afresh")
         temporary = Path(tempfile.mkdtemp(prefix="citybrain-"))
-        dsn, shown, epoch = f"chdb://{temporary / 'store'}", "temporary", 1
+        dsn, shown = f"chdb://{temporary / 'store'}", "temporary"
         (temporary / "store").mkdir()
     else:
-        dsn, shown, epoch = persistent(options)
+        dsn, shown = persistent(options)
     sink = ClickHouseSink(dsn, rollups, streams, keep_revisions=temporary is not None)
     try:
         sink.migrate()
-        yield sink, shown, epoch
+        # The embedded store refuses a folder that holds anything else, so the epoch comes when it is there.
+        local = dsn.startswith("chdb://")
+        yield sink, shown, next_epoch(Path(dsn.removeprefix("chdb://"))) if local else int(time.time())
     finally:
         sink.close()
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def persistent(options: Options) -> tuple[str, str, int]:
+def persistent(options: Options) -> tuple[str, str]:
+    """The address of a store to keep, and how the summary shows it."""
     store = options.store or ""
     if store.startswith(("http://", "https://")):
-        return store, store.split("@")[-1], int(time.time())
+        return store, store.split("@")[-1]
     path = Path(store.removeprefix("chdb://")).absolute()
     if options.fresh and path.exists():
         if not (path / "epoch").exists() and any(path.iterdir()):
@@ -130,4 +133,4 @@ def persistent(options: Options) -> tuple[str, str, int]:
     path.mkdir(parents=True, exist_ok=True)
     if any(path.iterdir()) and not (path / "epoch").exists():
         raise UserError(f"{path} is not empty and no store of citybrain; name another folder for --store")
-    return f"chdb://{path}", f"chdb://{path}", next_epoch(path)
+    return f"chdb://{path}", f"chdb://{path}"

@@ -111,7 +111,7 @@ def _levels(rnd: random.Random) -> list[Record]:
     rain = rnd.randint(10, 60)
     out = []
     for place in ("g0", "g1", "g2"):
-        for t in _every(rnd, 60, 0.1):
+        for t in _every(rnd, 25 if place == "g0" else 60, 0.1):
             minute = (t - START) // MINUTE_MS
             if place == "g1" and rain + 10 < minute < rain + 25:
                 continue

@@ -124,8 +124,8 @@ def lived(
     until: int,
     how: How = How(),
     *,
-    tick_ms: int = 15_000,
-    step_every: float = 0.2,
+    tick_ms: int = 30_000,
+    step_every: float = 0.3,
     ticks: bool = True,
 ) -> tuple[MemorySink, Run]:
     """A live run on a clock of its own: polls and ticks every `tick_ms`, a step at random after a share of them."""
@@ -138,7 +138,7 @@ def lived(
             run.tick(clock.now)
         if rnd.random() < step_every or clock.now >= until:
             run.step(clock.now)
-        if rnd.random() < 0.02:
+        if rnd.random() < 0.03:
             run.provisional()  # for screens: it must change nothing
     return kept, run
 

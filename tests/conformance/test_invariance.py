@@ -7,7 +7,6 @@ thirty is late, a few by most of an hour, when their panes have left memory; som
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -43,8 +42,8 @@ SEEDS = st.integers(0, 10**6)
 COMMITS = st.sampled_from([60, 150, 400, 1000])
 BLOCKS = st.sampled_from([1, 7, 50, 300])
 INPUTS = st.fixed_dictionaries({s.name: st.integers(1, 5) for s in STREAMS})
-LAST = END + 50 * MINUTE_MS
-"""When a live run sees its last events, after most of an hour of silence."""
+LAST = END + 25 * MINUTE_MS
+"""When a live run sees its last events, after a long silence."""
 JUDGED_TO = LAST + 5 * MINUTE_MS
 
 
@@ -119,7 +118,7 @@ def heartbeats(arrived: Arrivals, events: Log) -> Arrivals:
     return out
 
 
-@settings(SETTINGS, max_examples=4)
+@settings(SETTINGS, max_examples=3)
 @given(SEEDS, st.sampled_from([1, 2]), SEEDS)
 def test_live_equals_replay(counted: Counter[str], seed: int, inputs: int, cut: int) -> None:
     """Ticks, silence, many small steps and provisional views live; one go with --until afterwards (rules 8, 9, 27)."""
@@ -217,5 +216,4 @@ def test_what_the_logs_contain() -> None:
 
 def test_seeds_make_different_logs() -> None:
     assert log(1) != log(2) and log(1) == log(1)
-    random.seed(0)
     assert arrivals(log(1), 1) == arrivals(log(1), 1)
