@@ -154,9 +154,11 @@ def _measured(seen: list[Answer], began: float, rate: int, accepted: int) -> Ans
     for one in seen:
         end = one["window_end"]
         if not one["provisional"]:
-            if end == START:
-                finals.append(one["at"] - began - LEAD_S - DISORDER_MS / 1000)
-            continue
+            if end != START:
+                continue
+            finals.append(one["at"] - began - LEAD_S - DISORDER_MS / 1000)
+        # A page shows the provisional number of the newest window: the last events of the one before it may be seen
+        # in its final number only.
         first = 0 if end == START else boundary
         until = min(first + one["samples"], accepted)
         fresh = shown[first:until]

@@ -137,9 +137,10 @@ class Run:
         read = time.perf_counter()
         out: list[Stamped] = []
         if blocks:
-            out += stream.ingest.push(_one(blocks), 0)
-        if source.ended:
+            out += stream.ingest.push(_one(blocks), 0, last=source.ended)
+        elif source.ended:
             out += stream.ingest.end(name, 0)
+        if source.ended:
             source.close()
         ingested = time.perf_counter()
         stream.add(out)

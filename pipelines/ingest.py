@@ -90,8 +90,12 @@ class Ingest:
         letters, self._letters = self._letters, []
         return letters
 
-    def push(self, decoded: Decoded, now: int) -> list[Stamped]:
-        """A block of one input's next records; returns what of the log is certain now, one run a partition."""
+    def push(self, decoded: Decoded, now: int, last: bool = False) -> list[Stamped]:
+        """A block of one input's next records; returns what of the log is certain now, one run a partition.
+
+        `last`: nothing of the input follows. Where files of one partition have different D this has to be said with the
+        file's last block: a file that may go on holds the watermark, one that ended does not (rule 7).
+        """
         feed = self._feed(decoded.input)
         if decoded.stream != self.stream.name:
             raise ValueError(f"events of stream {decoded.stream!r} were given to the ingest of {self.stream.name!r}")
@@ -110,7 +114,7 @@ class Ingest:
             before, events = before[~duplicate], events.filter(~duplicate)
         if not self.live:
             self._files.add(feed, before, events, refused_last)
-            return self._emit()
+            return self.end(feed.name, now) if last else self._emit()
         if not events.height:
             return []
         partition = self.partitions[feed.part]

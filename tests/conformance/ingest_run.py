@@ -126,8 +126,8 @@ class Run:
         assert c["received"] == c["accepted"] + c["duplicate"] + c["rejected"] + c["quarantined"], "rule 11"
         assert c["accepted"] == c["on_time"] + c["late"], "rule 11"
 
-    def push(self, name: str, first: int, end: int, now: int) -> None:
-        self.take(self.ingest.push(self.sources[name].block(first, end), now))
+    def push(self, name: str, first: int, end: int, now: int, last: bool = False) -> None:
+        self.take(self.ingest.push(self.sources[name].block(first, end), now, last))
 
     def live(self) -> None:
         """By the clock; at one instant records in the order of the inputs, then the tick."""
@@ -155,12 +155,14 @@ class Run:
 
     def files(self) -> None:
         at = dict.fromkeys(self.cfg.inputs, 0)
+        mixed = len({feed.disorder_ms for feed in self.ingest.feeds.values()}) > 1
         while (name := self.ingest.wanted()) is not None:
             first, last = at[name], len(self.sources[name].at) - 1
             at[name] = min(last, first + self.rnd.randint(1, self.longest))
+            ends = at[name] == last and (mixed or first == last or self.rnd.random() < 0.8)
             if first < last:
-                self.push(name, first, at[name], self.cfg.origin)
-            if at[name] == last and (first == last or self.rnd.random() < 0.8):
+                self.push(name, first, at[name], self.cfg.origin, ends)
+            elif ends:
                 self.take(self.ingest.end(name, self.cfg.origin))
 
     def found(self) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from tests.fakes.listed import Record
 
 START = 1_772_461_800_000
 """2026-03-02 22:30 in Shanghai: the calendar day ends within the log."""
-MINUTES = 110
+MINUTES = 100
 END = START + MINUTES * MINUTE_MS
-LONGEST_DELAY_MS = 45 * MINUTE_MS
+LONGEST_DELAY_MS = 22 * MINUTE_MS
 """Of late events. Less than J, so that no M has to jump (rule 6), which depends on what shares an input."""
 STREAMS: tuple[Stream, ...] = (LINK, HTTP, LVL, PARK, INC, CASE)
 Log = dict[str, list[Record]]

@@ -125,7 +125,7 @@ def lived(
     how: How = How(),
     *,
     tick_ms: int = 30_000,
-    step_every: float = 0.3,
+    step_every: float = 0.15,
     ticks: bool = True,
 ) -> tuple[MemorySink, Run]:
     """A live run on a clock of its own: polls and ticks every `tick_ms`, a step at random after a share of them."""
