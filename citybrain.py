@@ -199,8 +199,11 @@ def main() -> NoReturn:
 
 def _code(error: Exception) -> int | None:
     """2 for what the user gave, 1 for a run that failed, None for a defect (its traceback is shown)."""
-    from commands.failures import FAILED, WRONG
-
+    try:
+        from commands.failures import FAILED, WRONG
+    except (ValueError, LookupError):
+        # The catalogue itself cannot be read: an indicator's file is wrong, and the error says which.
+        return 2 if isinstance(error, ValueError | LookupError) else None
     return 2 if isinstance(error, WRONG) else 1 if isinstance(error, FAILED) else None
 
 
