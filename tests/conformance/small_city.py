@@ -71,8 +71,8 @@ def log(seed: int, lates: bool = True) -> Log:
         records = made[stream.name] = sorted(made[stream.name], key=lambda r: r["t"])
         for record in records[8:]:
             record["delay"] = 0
-            if lates and rnd.random() < 0.03:
-                longest = LONGEST_DELAY_MS if rnd.random() < 0.3 else 4 * MINUTE_MS
+            if lates and rnd.random() < 0.04:
+                longest = LONGEST_DELAY_MS if rnd.random() < 0.5 else 4 * MINUTE_MS
                 record["delay"] = rnd.randint(stream.disorder_ms + 1, longest)
     return made
 

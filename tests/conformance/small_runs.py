@@ -23,7 +23,7 @@ from tests.fakes.listed import Crash, DirectStore, ListedSource, Record
 COPY_MS = 3 * MINUTE_MS
 """How long after a record its copy may arrive: well inside H, which is at least 10 min."""
 ROLLUPS = tuple(r for r in catalogue.rollups(INDICATORS) if r.stream in STREAMS)
-REMEMBER_MS = 10 * MINUTE_MS
+REMEMBER_MS = 2 * MINUTE_MS
 """So short that late events need panes which memory has given to the store."""
 Arrivals = Mapping[str, Mapping[str, Sequence[Record]]]
 """By stream and input: records in the order of their arrival."""
@@ -90,14 +90,18 @@ def city_run(arrived: Arrivals, how: How, store: DirectStore, epoch: int, live: 
     assert isinstance(store.sink, MemorySink)
     run = Run(
         CITY, INDICATORS, STREAMS, attach(arrived, how, live), store, live=live is not None, epoch=epoch,
-        start=0 if live is None else live.now, older=_older(store.sink), commit_events=how.commit_events,
+        start=0 if live is None else live.now, older=_older(store, store.sink), commit_events=how.commit_events,
     )  # fmt: skip
     run.brain.remember_ms = REMEMBER_MS
     return run
 
 
-def _older(kept: MemorySink) -> Callable[[Rollup, int, int], pl.DataFrame]:
-    return lambda rollup, since, until: kept.panes(rollup, since, until)
+def _older(store: DirectStore, kept: MemorySink) -> Callable[[Rollup, int, int], pl.DataFrame]:
+    def read(rollup: Rollup, since: int, until: int) -> pl.DataFrame:
+        store.read += 1
+        return kept.panes(rollup, since, until)
+
+    return read
 
 
 def replayed(arrived: Arrivals, how: How = How(), until: int | None = None) -> tuple[MemorySink, Run]:

@@ -83,6 +83,8 @@ class DirectStore:
 
     def __init__(self, sink: Sink, writes: int | None = None) -> None:
         self.sink, self.writes, self.written = sink, writes, 0
+        self.read = 0
+        """How often panes were read back; counted by whoever reads."""
 
     def submit(self, batch: Batch) -> None:
         for table, frame in batch:
