@@ -5,7 +5,10 @@ Heavy libraries are imported by the command that needs them, so that `--help` an
 
 from __future__ import annotations
 
+import logging
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -51,6 +54,10 @@ def up(
     data: Annotated[Path | None, typer.Option(help="Folder of the store (default: the user's data folder).")] = None,
 ) -> None:
     """The demo city, live: simulator, engine, brain, store and a page at the printed address. Ctrl-C ends it."""
+    # Before anything is imported: Ctrl-C is how this ends, however early it comes.
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
     from commands.inputs import instant
     from commands.up import Options, run
 
@@ -65,7 +72,7 @@ def up(
         until=instant(until, "--until") if until else None,
         started=STARTED,
     )
-    run(options)
+    run(options, stop)
 
 
 @app.command()
@@ -91,7 +98,9 @@ def replay(
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Empties --store before the run.")] = False,
     revisions: Annotated[str, typer.Option(help="`newest` or `all` revisions in --out.")] = "newest",
-    only: Annotated[list[str] | None, typer.Option(help="Only this indicator (repeatable).")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only this indicator and what it is computed from (repeatable).")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
 ) -> None:
     """The whole path over recorded files at full speed. Prints one JSON object: what was received, accepted, found."""
@@ -171,19 +180,22 @@ def simulate(
     """Writes what the simulated city sends as files, one a stream, with the ground truth beside them."""
     import orjson
 
-    from commands.inputs import UserError, city_of, instant
+    from commands.inputs import UserError, city_of, instant, made_folder
     from connectors.simulator_source import write_files
     from pipelines import catalogue
 
     first, last = instant(start, "--start"), instant(until, "--until")
     if last <= first:
         raise UserError(f"--until {until} is not after --start {start}")
+    made_folder(out, "OUT")
     lines = write_files(city_of(city or "demo"), {s.name: s for s in catalogue.STREAMS}, first, last, out, seed)
     sys.stdout.write(orjson.dumps(lines).decode() + "\n")
 
 
 def main() -> NoReturn:
     """Runs a command; errors that a user can cause are one line on stderr and exit code 2."""
+    # Of a server that does not answer the driver logs a traceback; the error says it in a line.
+    logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
     try:
         app(standalone_mode=True)
     except KeyboardInterrupt:

@@ -59,6 +59,17 @@ def city_of(value: str) -> City:
     return read_city(named(value, "cities", "", "city"), catalogue.IDS, catalogue.STREAMS)
 
 
+def made_folder(path: Path, option: str) -> Path:
+    """A folder that the user named, made if it is missing; UserError when that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{option} {path} cannot be made: {error.strerror}; name a folder that you may write to"
+        ) from None
+    return path
+
+
 def instant(text: str, option: str) -> int:
     """An ISO instant with a zone in UTC ms."""
     try:
@@ -95,7 +106,7 @@ def resolve(
             raise UserError(
                 f"{path} is no file" + (" but a folder; name its files" if path.is_dir() else "; is the name right?")
             )
-    if len(set(paths)) < len(paths):
+    if len({path.resolve() for path in paths}) < len(paths):
         raise UserError("a file is named twice; each file is one input, read once")
     disorder_ms = duration_ms(disorder, "--disorder") if disorder else None
     if map_ is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import http.client
 import json
 import urllib.error
 import urllib.parse
@@ -141,7 +142,7 @@ def _now(name: str, url: str) -> list[str]:
             body: dict[str, Any] = json.load(answer)
     except urllib.error.HTTPError as error:
         return ["", f"now: {url} answers {error.code} for {name}"]
-    except (urllib.error.URLError, TimeoutError):
+    except (OSError, ValueError, http.client.HTTPException):  # nobody, or something that is no citybrain
         return ["", f"now: no citybrain answers at {url}; start one with `citybrain up`"]
     lines = ["", f"now, at {url}:"]
     for entry in body.get("readings", [])[:20]:

@@ -7,18 +7,19 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from commands.inputs import Inputs, UserError
+from commands.inputs import Inputs, UserError, made_folder
 from commands.progress import Progress
 from pipelines import catalogue
 from pipelines.delivery import Counts, Run, next_epoch
 from pipelines.indicator import Indicator
 from sinks.clickhouse import ClickHouseSink
+from sinks.connection import refuse_owned
 from sinks.export import export, refuse_foreign
 from sinks.writer import StoreThread
 
@@ -44,7 +45,7 @@ def replay(inputs: Inputs, options: Options, quiet: bool = False) -> dict[str, A
             raise UserError(str(error)) from None
     indicators = catalogue.for_city(inputs.city)
     if options.only:
-        indicators = tuple(catalogue.indicator(name, indicators) for name in options.only)
+        indicators = chosen(options.only, indicators)
     with opened_store(options, inputs, indicators) as (sink, shown, epoch):
         started = time.perf_counter()
         store = StoreThread(sink)
@@ -64,6 +65,17 @@ def replay(inputs: Inputs, options: Options, quiet: bool = False) -> dict[str, A
             export(sink, options.out, revisions=options.revisions, summary=summary)
     warn_if_late(counts, inputs)
     return summary
+
+
+def chosen(names: Iterable[str], among: Sequence[Indicator]) -> tuple[Indicator, ...]:
+    """The named indicators, and those that they are computed from."""
+    wanted, new = set[str](), list(names)
+    while new:
+        found = catalogue.indicator(new.pop(), among)
+        if found.id not in wanted:
+            wanted.add(found.id)
+            new += found.inputs
+    return tuple(i for i in among if i.id in wanted)
 
 
 def summarise(counts: Counts, stored: dict[str, int], wall: float, store: str) -> dict[str, Any]:
@@ -126,11 +138,13 @@ def persistent(options: Options) -> tuple[str, str]:
     if store.startswith(("http://", "https://")):
         return store, store.split("@")[-1]
     path = Path(store.removeprefix("chdb://")).absolute()
-    if options.fresh and path.exists():
-        if not (path / "epoch").exists() and any(path.iterdir()):
-            raise UserError(f"--fresh would empty {path}, which is no store of citybrain; name another folder")
+    made_folder(path, "--store")
+    ours = (path / "epoch").is_file() and (path / "metadata").is_dir()
+    if any(path.iterdir()) and not ours:
+        what = "--fresh would empty it" if options.fresh else "nothing is written into it"
+        raise UserError(f"{path} is not empty and no store of citybrain, {what}; name another folder for --store")
+    if options.fresh:
+        refuse_owned(path)
         shutil.rmtree(path)
-    path.mkdir(parents=True, exist_ok=True)
-    if any(path.iterdir()) and not (path / "epoch").exists():
-        raise UserError(f"{path} is not empty and no store of citybrain; name another folder for --store")
+        path.mkdir()
     return f"chdb://{path}", f"chdb://{path}"

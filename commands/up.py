@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 import platformdirs
 import polars as pl
 
-from commands.inputs import UserError, city_of
+from commands.inputs import UserError, city_of, made_folder
 from connectors.simulator import GENERATORS
 from connectors.simulator_source import sources
 from dashboards.app import create_app
@@ -25,9 +24,11 @@ from pipelines.brain import Step
 from pipelines.delivery import Attached, Batch, Run, next_epoch
 from pipelines.episodes import EpisodeBook
 from pipelines.model import EPISODES_SCHEMA, NEVER
+from pipelines.readings import NO_READINGS
 from pipelines.streams import HOUR_MS, MINUTE_MS
 from pipelines.watermark import Input
 from sinks.clickhouse import ClickHouseSink
+from sinks.errors import StoreError
 from sinks.writer import StoreThread
 
 CATCH_UP_MS = HOUR_MS
@@ -52,15 +53,17 @@ class Options:
 
 
 class RunClock:
-    """The run's clock (rule 1): stands at a set instant while the past is replayed, then goes on at its speed."""
+    """The run's clock (rule 1): stands at a set instant while the past is replayed, then goes on at its speed, at most
+    to `until`, so that the last step sees what came before it and nothing else."""
 
-    def __init__(self, now: int, speed: float) -> None:
-        self._base, self._speed = now, speed
+    def __init__(self, now: int, speed: float, until: int | None = None) -> None:
+        self._base, self._speed, self._until = now, speed, until
         self._since: float | None = None
 
     def __call__(self) -> int:
         gone = 0.0 if self._since is None else time.monotonic() - self._since
-        return self._base + int(gone * 1000 * self._speed)
+        now = self._base + int(gone * 1000 * self._speed)
+        return now if self._until is None else min(now, self._until)
 
     def set(self, now: int) -> None:
         self._base = now
@@ -103,33 +106,33 @@ class History:
         return self._sink.transitions(episode_id=episode_id).head(limit)
 
 
-def run(options: Options) -> None:
-    """Runs until Ctrl-C, SIGTERM, or simulated `until`."""
+def run(options: Options, stop: threading.Event) -> None:
+    """Runs until `stop` is set, or to simulated `until`."""
     city = city_of(options.city)
     if not any(s.stream == "link" for s in city.sites):
         raise UserError(
             f"city {city.id!r} has no links to simulate; `citybrain up` runs the demo city or a pack with places like it"
         )
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    now = options.start if options.start is not None else int(time.time() * 1000)
+    if options.until is not None and options.until <= now:
+        raise UserError("--until lies before the start; give a later instant")
     sock = listen(options.host, options.port)
-    folder = (options.data or Path(platformdirs.user_data_dir("citybrain"))).absolute() / "store"
-    folder.mkdir(parents=True, exist_ok=True)
+    # A store belongs to one city: its tables do not name it.
+    folder = (options.data or Path(platformdirs.user_data_dir("citybrain"))).absolute() / city.id
+    made_folder(folder, "--data")
     indicators = catalogue.for_city(city)
     sink = ClickHouseSink(
         f"chdb://{folder}", catalogue.rollups(indicators), [s for s in catalogue.STREAMS if s.lifecycle]
     )
     try:
         sink.migrate()
-        now = options.start if options.start is not None else int(time.time() * 1000)
-        if options.until is not None and options.until <= now:
-            raise UserError("--until lies before the start; give a later instant")
-        clock = RunClock(now - CATCH_UP_MS, options.speed)
+        clock = RunClock(now - CATCH_UP_MS, options.speed, options.until)
         board = Board(uuid.uuid4().hex[:8], clock, speed=options.speed)
         board.hold("the hour before now is being replayed")
-        # What an earlier run stored, until this run knows better; its age shows that it is old.
-        board.update(sink.latest_cells(), None, (), None, {}, clock())
+        # What an earlier run stored, until this run knows better; its age shows that it is old. What lies ahead, of a
+        # run that was started at a later time, would never be overtaken.
+        stored = sink.latest_cells().filter(pl.col("window_end") <= now).cast(dict(NO_READINGS.schema))
+        board.update(stored, None, (), None, {}, clock())
         metrics = Metrics(board)
         serving = serve(
             create_app(board, indicators, city, History(sink), metrics), options.host, options.port, sock=sock
@@ -151,6 +154,9 @@ def run(options: Options) -> None:
                 older=sink.panes,
             )
             Live(options, run, board, metrics, clock, stop).go(now)
+        except StoreError as error:
+            board.fail("store", str(error))
+            raise
         finally:
             serving.stop()
             store.close()
@@ -187,32 +193,37 @@ class Live:
 
     def go(self, now: int) -> None:
         self.catch_up(now)
+        if self.stop.is_set():
+            return
         self.board.release()
         self.clock.go()
         next_step = time.monotonic()
         while not self.stop.is_set():
+            last = self.options.until is not None and self.clock() >= self.options.until
             self.run.poll(self.clock())
-            if time.monotonic() >= next_step:
+            if last or time.monotonic() >= next_step:
                 began = time.monotonic()
                 self.run.tick(self.clock())
                 self.step()
                 next_step = max(next_step + STEP_S, time.monotonic())
                 self.metrics.step(time.monotonic() - began)
-            if self.options.until is not None and self.clock() >= self.options.until:
-                break
+            if last:
+                return
             self.stop.wait(POLL_S)
 
     def catch_up(self, now: int) -> None:
         """The hour before now: each stream's events as they arrived, a tick a minute. The first stride is short, so that
         the first provisional numbers show at once."""
         at, stride = self.clock(), MINUTE_MS
-        while at < now and not self.stop.is_set():
+        while at < now:
             stride_end = min(at + stride, now)
-            while at < stride_end and not self.stop.is_set():
+            while at < stride_end:
                 at = min(at + MINUTE_MS, stride_end)
                 self.clock.set(at)
                 self.run.poll(at)
                 self.run.tick(at)
+                if self.stop.is_set():
+                    return
             self.step()
             stride = min(2 * stride, CATCH_UP_STEP_MS)
 

@@ -216,6 +216,12 @@ def _prepare(path: Path) -> None:
         raise StoreError(f"the store {path} cannot be made or read: {error}; check the path and who owns it") from error
 
 
+def refuse_owned(path: Path) -> None:
+    """StoreOwned when another process has the embedded store of that folder open; for who wants to remove it."""
+    if _locked(path) and (pid := _owner(path)) != os.getpid():
+        raise StoreOwned(str(path), pid)
+
+
 def _locked(path: Path) -> bool:
     """Whether some process holds the store (chDB keeps a flock on `status`)."""
     try:
