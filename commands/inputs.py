@@ -78,6 +78,8 @@ def instant(text: str, option: str) -> int:
         raise UserError(f"{option} {text!r} is no time; write 2026-03-02T08:00:00+08:00") from None
     if at.tzinfo is None:
         raise UserError(f"{option} {text!r} has no zone; write 2026-03-02T08:00:00+08:00 or ...Z")
+    if not 1970 <= at.year < 2299:
+        raise UserError(f"{option} {text!r} is outside the years 1970 to 2298; write a time near that of the events")
     return int(at.astimezone(UTC).timestamp() * 1000)
 
 

@@ -17,8 +17,9 @@ import polars as pl
 from pipelines.reasons import Reason
 from pipelines.streams import Column, Flag, Int, Stream, Text, Time
 
-TIME_END: Final = 253_370_764_800_000
-"""9999-01-01T00:00:00Z in UTC ms: valid times are in [0, TIME_END)."""
+TIME_END: Final = 10_382_256_000_000
+"""2299-01-01T00:00:00Z in UTC ms: valid times are in [0, TIME_END). The store's times end with that year, and a window
+may end after its last event."""
 PLACE_BYTES: Final = 128
 SHOWN: Final = 80
 """Characters of a refused value that its detail shows."""
