@@ -131,7 +131,7 @@ def run(options: Options, stop: threading.Event) -> None:
         board.hold("the hour before now is being replayed")
         # What an earlier run stored, until this run knows better; its age shows that it is old. What lies ahead, of a
         # run that was started at a later time, would never be overtaken.
-        stored = sink.latest_cells().filter(pl.col("window_end") <= now).cast(dict(NO_READINGS.schema))
+        stored = sink.latest_cells().filter(pl.col("window_end") <= now).cast(NO_READINGS.schema)
         board.update(stored, None, (), None, {}, clock())
         metrics = Metrics(board)
         serving = serve(
