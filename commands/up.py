@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
@@ -126,6 +127,9 @@ def run(options: Options, stop: threading.Event) -> None:
     )
     try:
         sink.migrate()
+        # Opening an embedded store may put other handlers in place; from here on the loop ends the run in order.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
         clock = RunClock(now - CATCH_UP_MS, options.speed, options.until)
         board = Board(uuid.uuid4().hex[:8], clock, speed=options.speed)
         board.hold("the hour before now is being replayed")
