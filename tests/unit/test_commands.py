@@ -9,10 +9,18 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
+
+import citybrain as program
+from commands.replay import chosen
+from pipelines import catalogue
 
 ROOT = Path(__file__).resolve().parents[2]
 SUMMARY = {
@@ -35,11 +43,26 @@ def refused(*arguments: object) -> str:
     return done.stderr
 
 
+def refused_here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object) -> str:
+    """The same without a process of its own, for the many."""
+    monkeypatch.setattr(sys, "argv", ["citybrain", *map(str, arguments)])
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with pytest.raises(SystemExit) as ended:
+            program.main()
+    finally:
+        for number, handler in handlers.items():  # `up` takes them, and Ctrl-C is to end the tests
+            signal.signal(number, handler)
+    out, errors = capsys.readouterr()
+    assert ended.value.code == 2 and out == "" and errors.startswith("citybrain: ") and errors.count("\n") == 1, errors
+    return errors
+
+
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty minutes of the simulated city, all ten streams."""
+    """Twenty minutes of the simulated city, all ten streams."""
     folder = tmp_path_factory.mktemp("recorded")
-    done = citybrain("simulate", folder, "--start", "2026-03-02T08:00:00+08:00", "--until", "2026-03-02T08:40:00+08:00")
+    done = citybrain("simulate", folder, "--start", "2026-03-02T08:00:00+08:00", "--until", "2026-03-02T08:20:00+08:00")
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout)) == {"link", "det", "air", "lvl", "rain", "park", "http", "inc", "case", "tkt"}
     return folder
@@ -100,13 +123,17 @@ def test_a_store_is_kept_and_emptied_only_when_it_is_ours(recorded: Path, tmp_pa
     assert (tmp_path / "mine" / "letter.txt").exists()
 
 
-def test_what_the_user_got_wrong_is_one_line_that_helps(recorded: Path, tmp_path: Path) -> None:
+def test_what_the_user_got_wrong_is_one_line_that_helps(
+    recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     link = recorded / "link.ndjson"
     other = tmp_path / "data.ndjson"
     other.write_text("")
+    (tmp_path / "again.ndjson").symlink_to(link)
     cases = {
         ("replay", tmp_path / "nothing.ndjson"): ["is no file"],
         ("replay", link, link): ["named twice"],
+        ("replay", link, tmp_path / "again.ndjson", "--stream", "link"): ["named twice"],
         ("replay", other): ["streams are link", "--stream"],
         ("replay", other, "--stream", "linkk"): ["Did you mean 'link'"],
         ("replay", link, "--map", "aarhus_trafic"): ["Did you mean 'aarhus_traffic'"],
@@ -121,11 +148,22 @@ def test_what_the_user_got_wrong_is_one_line_that_helps(recorded: Path, tmp_path
         ("explain", "traffic.tp"): ["Did you mean 'traffic.tpi'"],
         ("profile", tmp_path / "nothing.csv"): ["is no file"],
         ("diff", tmp_path, tmp_path): ["is no output"],
+        ("check", "--city", "harbor"): ["Did you mean 'harbour'"],
+        ("simulate", other, "--start", "2026-03-02T08:00:00Z", "--until", "2026-03-02T09:00:00Z"): ["OUT"],
+        ("up", "--until", "2020-01-01T00:00:00Z"): ["before the start"],
+        ("up", "--city", "dem"): ["Did you mean 'demo'"],
+        ("up", "--port", 0, "--data", other): ["--data"],
     }
     for arguments, texts in cases.items():
-        said = refused(*arguments)
+        said = refused_here(capsys, monkeypatch, *arguments)
         assert all(text in said for text in texts), (arguments, said)
     print(f"{len(cases)} mistakes answered")
+    assert "Did you mean 'link'" in refused("replay", other, "--stream", "linkk")
+
+
+def test_only_brings_what_an_indicator_is_computed_from() -> None:
+    assert [i.id for i in chosen(["traffic.dtp"], catalogue.CATALOGUE)] == ["traffic.tti", "traffic.dtp"]
+    assert len(chosen(["city.vital_sign"], catalogue.CATALOGUE)) == 9
 
 
 def test_the_commands_that_only_look(recorded: Path) -> None:
@@ -139,31 +177,96 @@ def test_the_commands_that_only_look(recorded: Path) -> None:
     assert profiled.returncode == 0 and "depth_mm" in profiled.stdout
 
 
-def test_up_serves_the_city_and_ends_cleanly(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "citybrain", "up", "--port", str(port), "--data", str(tmp_path)]
+@contextmanager
+def up(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "citybrain", "up", *map(str, arguments)]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     try:
-        snapshot = _first_numbers(port, running)
-        assert snapshot["readings"], "the first numbers are on the page"
-        assert f"in use by process {running.pid}" in refused("up", "--port", 0, "--data", tmp_path)
-        assert str(port) in refused("up", "--port", port, "--data", tmp_path / "other")
-        running.send_signal(signal.SIGINT)
-        out, errors = running.communicate(timeout=30)
+        yield running
     finally:
         running.kill()
-    assert running.returncode == 0, errors
-    assert out.strip().endswith("citybrain: ended") and "first number" in errors and "Traceback" not in errors
+        running.communicate()
 
 
-def _first_numbers(port: int, running: subprocess.Popen[str]) -> dict[str, list[object]]:
+def ended(running: subprocess.Popen[str], within_s: float) -> tuple[str, str]:
+    """What a run printed that must end by itself, without a traceback."""
+    out, errors = running.communicate(timeout=within_s)
+    assert "Traceback" not in errors, errors
+    return out, errors
+
+
+def test_up_ends_at_until_and_what_it_stored_is_shown_as_old_by_the_next(tmp_path: Path) -> None:
+    start, later = "2026-03-02T08:00:00+08:00", "2026-03-02T09:30:00+08:00"
+    with up(
+        "--port", 0, "--data", tmp_path, "--speed", 1000, "--start", start, "--until", "2026-03-02T08:01:00+08:00"
+    ) as running:
+        out, errors = ended(running, 120)
+        assert running.returncode == 0 and out.strip().endswith("citybrain: ended"), errors
+    port = free_port()
+    with up("--port", port, "--data", tmp_path, "--start", later) as running:
+        snapshot = first_numbers(port, running)
+        old = [r for r in snapshot["readings"] if not r["provisional"] and local(r["window_end"])[11:16] <= "08:01"]
+        assert old, "readings of the run before"
+        assert local(snapshot["as_of"])[:16] >= "2026-03-02T08:30", "while the clock stands an hour before the start"
+        assert json.loads(get(port, "/healthz"))
+        # Its store and its port are its own.
+        assert f"in use by process {running.pid}" in refused("up", "--port", 0, "--data", tmp_path)
+        assert str(port) in refused("up", "--port", port, "--data", tmp_path / "other")
+        fresh = ("replay", ROOT / "pyproject.toml", "--stream", "link", "--store", tmp_path / "demo", "--fresh")
+        assert f"in use by process {running.pid}" in refused(*fresh)
+        assert next_event(port) in ("snapshot", "delta", "alert", "hb")
+        asked = time.monotonic()
+        running.send_signal(signal.SIGINT)
+        out, errors = ended(running, 30)
+        took = time.monotonic() - asked
+    assert running.returncode == 0 and out.strip().endswith("citybrain: ended") and "first number" in errors, errors
+    print(f"{len(old)} old readings shown; Ctrl-C took {took:.1f} s")
+
+
+def test_up_fails_when_its_store_does(tmp_path: Path) -> None:
+    with up("--port", 0, "--data", tmp_path) as running:
+        assert running.stderr is not None
+        while "first number" not in (line := running.stderr.readline()):
+            assert line, "it ended before the first number"
+        (tmp_path / "demo").rename(tmp_path / "gone")
+        _, errors = ended(running, 60)
+    assert running.returncode == 1 and errors.startswith("citybrain: writing to the store failed"), errors
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def get(port: int, path: str) -> bytes:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        return bytes(answer.read())
+
+
+def next_event(port: int) -> str:
+    """The kind of the first server-sent event."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/stream", timeout=20) as stream:
+        for line in stream:
+            if line.startswith(b"event: "):
+                return str(line[7:].decode().strip())
+    raise AssertionError("the stream ended without an event")
+
+
+def local(instant: str) -> str:
+    """An instant of the API in the city's time."""
+    return (
+        datetime.fromisoformat(instant)
+        .astimezone(datetime.fromisoformat("2026-03-02T00:00:00+08:00").tzinfo)
+        .isoformat()
+    )
+
+
+def first_numbers(port: int, running: subprocess.Popen[str]) -> dict[str, Any]:
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and running.poll() is None:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/snapshot", timeout=5) as answer:
-                snapshot: dict[str, list[object]] = json.load(answer)
+            snapshot: dict[str, Any] = json.loads(get(port, "/api/v1/snapshot"))
             if snapshot.get("readings"):
                 return snapshot
         except OSError:
