@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import shutil
 import sys
@@ -47,6 +48,7 @@ def replay(inputs: Inputs, options: Options, quiet: bool = False) -> dict[str, A
     if options.only:
         indicators = chosen(options.only, indicators)
     with opened_store(options, inputs, indicators) as (sink, shown, epoch):
+        gc.freeze()  # what was imported is never garbage: not looked at again and again
         started = time.perf_counter()
         store = StoreThread(sink)
         run = Run(

@@ -35,7 +35,7 @@ class Reading:
     """How much is read and decoded ahead: at most `ahead` blocks of about `block_bytes`, on `threads` threads."""
 
     block_bytes: int = 4 << 20
-    threads: int = 3
+    threads: int = 2
     ahead: int = 32
 
 

@@ -27,6 +27,8 @@ from pipelines.streams import Stream
 
 COMMIT_EVENTS: Final = 1_000_000
 """Events of a replayed step: large enough that the fixed cost of an insert does not matter."""
+READ_EVENTS: Final = 250_000
+"""Events of a replay that are stamped and grouped in one go: few enough for the processor's cache."""
 STAGES: Final = ("read", "ingest", "engine", "brain", "store")
 Batch = Sequence[tuple[str, pl.DataFrame]]
 
@@ -127,7 +129,7 @@ class Run:
         source, started = stream.sources[name], time.perf_counter()
         blocks: list[Decoded] = []
         size = 0
-        while size < self.commit_events and not source.ended:
+        while size < min(READ_EVENTS, self.commit_events) and not source.ended:
             decoded = source.read()
             if decoded is not None:
                 blocks.append(decoded)

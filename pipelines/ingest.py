@@ -133,7 +133,7 @@ class Ingest:
             feed.ended = True
             return []
         self._files.end(feed)
-        if feed.clock.m == NEVER and feed.clock.run:
+        if feed.clock.m == NEVER and feed.clock.ahead:
             feed.clock.settle()
         return self._emit()
 

@@ -1,7 +1,6 @@
 """M of one input partition: what each record finds it at, which records are duplicates, and when it may jump.
 
-Rules 4 to 6. A block is computed with a cumulative maximum; Python looks at single records only where M has not
-started yet or where records that are more than J ahead may make a run of four.
+Rules 4 to 6, record by record as they are written; the loop is compiled.
 """
 
 from __future__ import annotations
@@ -11,151 +10,128 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.dedup import NO_REPEATS, Index, Repeats, SeenKeys
+from pipelines.compiled import compiled
+from pipelines.dedup import NO_KEYS, Index, SeenKeys, find
 from pipelines.model import NEVER
 
 Mask = npt.NDArray[np.bool_]
 
 RUN: Final = 4
 """Accepted records in a row that must be more than J ahead before M follows them (rule 6)."""
-CAUTIOUS: Final = 256
-"""Records tried at once after a jump; doubled with every success, so many jumps do not cost many whole blocks."""
-ROUNDS: Final = 8
-"""Attempts at the duplicates of a block before the part that is certain is kept and the rest begun anew."""
 
 
 class InputClock:
     """The state of rules 4 to 6 for one input partition. `jump_ms` None: M follows every accepted record (live)."""
 
-    __slots__ = ("jump_ms", "m", "run", "seen")
+    __slots__ = ("_ahead", "_state", "jump_ms", "seen")
 
     def __init__(self, jump_ms: int | None, horizon_ms: int | None) -> None:
         self.jump_ms = jump_ms
-        self.m = NEVER
-        self.run: list[tuple[int, int]] = []
         self.seen = SeenKeys(horizon_ms) if horizon_ms else None
+        self._state: Index = np.array([NEVER, 0, 0], dtype=np.int64)
+        self._ahead: Index = np.zeros((2 * RUN, 2), dtype=np.int64)
+
+    @property
+    def m(self) -> int:
+        return int(self._state[0])
+
+    @property
+    def ahead(self) -> int:
+        """How many records in a row were more than J ahead, or came before M started: 0 to 3."""
+        return int(self._state[1])
 
     def read(self, t: Index, ids: npt.NDArray[np.uint64]) -> tuple[Index, Mask | None]:
-        """M before each record, and which are duplicates (None: none is); the clock and the keys move on."""
-        places: Index | None = None
-        repeats = NO_REPEATS
+        """M before each record, and which are duplicates (None: none is); the clock and the keys move on.
+
+        Raises ValueError on id 0, which says "no key", where keys are declared.
+        """
+        slots, horizon_ms = NO_KEYS, 0
         if self.seen is not None:
-            places, repeats = self.seen.locate(ids, self.m)
-        block = _Block(t, ids.view(np.int64), places, repeats)
-        at, n, width = 0, len(t), len(t)
-        while at < n:
-            if self.jump_ms is not None and (self.m == NEVER or self.run):
-                at = self._one_by_one(block, at)
-                continue
-            end = min(at + width, n)
-            at, jumps = self._at_once(block, at, end)
-            width = CAUTIOUS if at < end else 2 * width
-            if jumps:
-                at = self._one_by_one(block, at)
-        return block.before, block.duplicate if len(repeats.record) and block.duplicate.any() else None
+            if len(ids) and not ids.min():
+                raise ValueError(
+                    "event id 0 stands for 'no key'; a stream that declares a dedup key must give ids (event_ids)"
+                )
+            self.seen.reserve(len(ids), self.m)
+            slots, horizon_ms = self.seen.slots, self.seen.horizon_ms
+            self._state[2] = self.seen.used
+        before: Index = np.empty(len(t), dtype=np.int64)
+        duplicate: Mask = np.zeros(len(t), dtype=np.bool_)
+        jump_ms = -1 if self.jump_ms is None else self.jump_ms
+        repeats = _read(t, ids.view(np.int64), slots, horizon_ms, jump_ms, self._state, self._ahead, before, duplicate)
+        if self.seen is not None:
+            self.seen.used = int(self._state[2])
+        return before, duplicate if repeats else None
 
     def settle(self) -> None:
-        """Rule 6 (c1, c2): M goes to the smallest of the run, its records count again in order, their keys as seen now.
+        """Rule 6 (c2): M starts at the end of a file in which it never did."""
+        slots = NO_KEYS if self.seen is None else self.seen.slots
+        jump_ms = -1 if self.jump_ms is None else self.jump_ms
+        self._state[0], self._state[1] = _settle(slots, jump_ms, self._ahead, self._state[1])
 
-        Called after the fourth, and at the end of a file in which M never started.
-        """
-        run, self.run = self.run, []
-        self.m = min(t for t, _ in run)
-        for t, key in run:
-            self._advance(t, key)
-        if self.seen is not None:
-            for _, key in run:
-                self.seen.seen[self.seen.find(key)] = self.m
 
-    def _advance(self, t: int, key: int) -> None:
-        if self.jump_ms is None or (self.m > NEVER and t - self.m <= self.jump_ms):
-            self.m = max(self.m, t)
-            self.run.clear()
-            return
-        self.run.append((t, key))
-        if len(self.run) == RUN:
-            self.settle()
-
-    def _one_by_one(self, block: _Block, at: int) -> int:
-        """Reads records until M has started and no run is open; returns the index of the next one."""
-        for i in range(at, len(block.t)):
-            block.before[i] = self.m
-            place = -1 if block.places is None else int(block.places[i])
-            if self.seen is not None and self.m - int(self.seen.seen[place]) < self.seen.horizon_ms:
-                block.duplicate[i] = True
-                self.seen.seen[place] = self.m
+@compiled
+def _read(
+    t: Index,
+    keys: Index,
+    slots: Index,
+    horizon_ms: int,
+    jump_ms: int,
+    state: Index,
+    ahead: Index,
+    before: Index,
+    duplicate: Mask,
+) -> int:
+    """Fills `before` and `duplicate`; returns the number of duplicates. `state`: M, the records in `ahead`, slots used;
+    `ahead`: t and key of the records of the run; `jump_ms` -1: there are no runs."""
+    m, run, used, repeats, keyed, slot = state[0], state[1], state[2], 0, len(slots) > 0, 0
+    for i in range(len(t)):
+        before[i] = m
+        if keyed:
+            slot = find(slots, keys[i])
+            if slots[slot, 0] == 0:
+                slots[slot, 0] = keys[i]
+                used += 1
+            elif m - slots[slot, 1] < horizon_ms:
+                slots[slot, 1] = m
+                duplicate[i] = True
+                repeats += 1
                 continue
-            self._advance(int(block.t[i]), int(block.keys[i]))
-            if self.seen is not None:
-                self.seen.seen[place] = self.m
-            if self.m > NEVER and not self.run:
-                return i + 1
-        return len(block.t)
-
-    def _at_once(self, block: _Block, at: int, end: int) -> tuple[int, bool]:
-        """Reads records up to `end`, or to the first that is more than J ahead; returns where it stopped, and if so."""
-        t, before = block.t[at:end], block.before[at:end]
-        after = self._maximum(t, before)
-        first, last = np.searchsorted(block.repeats.record, (at, end)) if len(block.repeats.record) else (0, 0)
-        stop, jumps = end, False
-        if last > first:
-            stop, after = self._duplicates(block, at, end, slice(int(first), int(last)), after)
-        if self.jump_ms is not None and int(after[stop - at - 1]) - self.m > self.jump_ms:
-            ahead = (t - before)[: stop - at] > self.jump_ms
-            ahead &= ~block.duplicate[at:stop]
-            if ahead.any():
-                stop, jumps = at + int(ahead.argmax()), True
-        if self.seen is not None and block.places is not None:
-            self.seen.seen[block.places[at:stop]] = after[: stop - at]
-            block.duplicate[stop:end] = False
-        if stop > at:
-            self.m = int(after[stop - at - 1])
-        return stop, jumps
-
-    def _maximum(self, t: Index, before: Index) -> Index:
-        """M after each record if all are accepted and none jumps; `before` is filled with M before each."""
-        after = np.maximum.accumulate(t)
-        if after[0] < self.m:
-            np.maximum(after, self.m, out=after)
-        before[0] = self.m
-        before[1:] = after[:-1]
-        return after
-
-    def _duplicates(self, block: _Block, at: int, end: int, which: slice, after: Index) -> tuple[int, Index]:
-        """Rule 5 for the records that repeat a key: returns where the certain part ends, and M after each record.
-
-        Which are duplicates depends on M, and M on which are accepted; but each only on earlier records. So guessing,
-        computing M and deciding again makes at least one more decision right each time, usually all at once.
-        """
-        assert self.seen is not None and block.places is not None
-        t, before, duplicate = block.t[at:end], block.before[at:end], block.duplicate[at:end]
-        record, previous = block.repeats.record[which] - at, block.repeats.before[which] - at
-        last = self.seen.seen[block.places[at + record]]
-        inside = np.flatnonzero(previous >= 0)
-        guess = np.zeros(len(record), dtype=np.bool_)
-        for _ in range(ROUNDS):
-            last[inside] = after[previous[inside]]
-            decided = before[record] - last < self.seen.horizon_ms
-            changed = np.flatnonzero(decided != guess)
-            if not len(changed):
-                return end, after
-            moves = guess[changed].any() or (t[record[changed]] > before[record[changed]]).any()
-            guess = decided
-            duplicate[record] = guess
-            if not moves:
-                return end, after
-            accepted = t.copy()
-            accepted[record[guess]] = NEVER
-            after = self._maximum(accepted, before)
-        return at + int(record[changed[0]]) + 1, after
+        if _follows(m, t[i], jump_ms):
+            m, run = max(m, t[i]), 0
+        else:
+            ahead[run, 0], ahead[run, 1] = t[i], keys[i]
+            run += 1
+            if run == RUN:
+                # The new record's key is in its slot already, so it is settled with the others.
+                m, run = _settle(slots, jump_ms, ahead, run)
+        if keyed:
+            slots[slot, 1] = m
+    state[0], state[1], state[2] = m, run, used
+    return repeats
 
 
-class _Block:
-    """The records that are being read, and what is known of each so far."""
+@compiled
+def _follows(m: int, t: int, jump_ms: int) -> bool:
+    return jump_ms < 0 or (m > NEVER and t - m <= jump_ms)
 
-    __slots__ = ("before", "duplicate", "keys", "places", "repeats", "t")
 
-    def __init__(self, t: Index, keys: Index, places: Index | None, repeats: Repeats) -> None:
-        self.t, self.keys, self.places, self.repeats = t, keys, places, repeats
-        self.before: Index = np.empty(len(t), dtype=np.int64)
-        self.duplicate: Mask = np.zeros(len(t), dtype=np.bool_)
+@compiled
+def _settle(slots: Index, jump_ms: int, ahead: Index, count: int) -> tuple[int, int]:
+    """Rule 6 (c1, c2): M goes to the smallest of the run, its records count again in order, their keys as seen now.
+
+    Returns M and the records that are ahead of it still. The rows of `ahead` from RUN on are room to work in.
+    """
+    m, run = ahead[0, 0], 0
+    for i in range(count):
+        m = min(m, ahead[i, 0])
+        ahead[RUN + i, 0], ahead[RUN + i, 1] = ahead[i, 0], ahead[i, 1]
+    for i in range(RUN, RUN + count):
+        if _follows(m, ahead[i, 0], jump_ms):
+            m, run = max(m, ahead[i, 0]), 0
+        else:
+            ahead[run, 0], ahead[run, 1] = ahead[i, 0], ahead[i, 1]
+            run += 1
+    if len(slots):
+        for i in range(RUN, RUN + count):
+            slots[find(slots, ahead[i, 1]), 1] = m
+    return m, run

@@ -58,15 +58,16 @@ class Attendance:
 
     def appeared(self, window: Window, until: int, zone: str) -> pl.DataFrame:
         """Windows up to `until` that may have gained a cell because a place was present earlier than known."""
-        places: list[int] = []
-        closed: list[int] = []
-        for segments in self.segments:
-            for place, lo, hi in segments[segments[:, 1] < until].tolist():
-                reach = hi + self.stream.retire_after_ms + reach_ms(window)
-                gained = ends(window, lo, min(until, reach), zone)
-                closed += gained
-                places += [place] * len(gained)
-        return pl.DataFrame({"place": places, "window_end": closed}, schema=TOUCHED)
+        segments = np.concatenate([np.zeros((0, 3), dtype=np.int64), *self.segments])
+        place, first, last = segments[segments[:, 1] < until].T
+        if not len(place):
+            return pl.DataFrame(schema=TOUCHED)
+        all_ends = np.array(ends(window, int(first.min()), until, zone), dtype=np.int64)
+        begin = np.searchsorted(all_ends, first, side="right")
+        end = np.searchsorted(all_ends, last + self.stream.retire_after_ms + reach_ms(window), side="right")
+        count = end - begin
+        at = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count - begin, count)
+        return pl.DataFrame({"place": np.repeat(place, count), "window_end": all_ends[at]}, schema=TOUCHED)
 
 
 def hit(rows: pl.DataFrame, window: Window, until: int, zone: str, lookback_ms: int) -> pl.DataFrame:

@@ -17,8 +17,7 @@ import polars as pl
 import pyarrow as pa
 
 from connectors.formats import Block
-from connectors.formats.decoded import dead_letter, finish
-from connectors.formats.shape import wanted
+from connectors.formats.decoded import dead_letter, finish, wanted
 from pipelines.model import Decoded
 from pipelines.records import check
 from pipelines.streams import Stream

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import polars as pl
 
@@ -11,7 +11,9 @@ from pipelines.event_id import event_ids
 from pipelines.model import DeadLetter
 from pipelines.records import Refused
 from pipelines.redact import redact, redact_series
-from pipelines.streams import Stream, Text
+from pipelines.streams import Flag, Stream, Text
+
+Kind = Literal["int", "text", "flag"]
 
 PAYLOAD_BYTES: Final = 2048
 """How much of a refused record its dead letter keeps."""
@@ -23,6 +25,14 @@ def schema(stream: Stream) -> dict[str, Any]:
     """The columns of `Decoded.events` without `id`."""
     out: dict[str, Any] = {"record": pl.Int64, "index": pl.Int32, "t": pl.Int64, "place": pl.String}
     return out | {c.name: pl.String if isinstance(c, Text) else pl.Int64 for c in stream.columns}
+
+
+def wanted(stream: Stream) -> dict[str, Kind]:
+    """The keys of a canonical record and how their values are written."""
+    kinds: dict[str, Kind] = {"t": "int", stream.place: "text"}
+    for column in stream.columns:
+        kinds[column.name] = "text" if isinstance(column, Text) else "flag" if isinstance(column, Flag) else "int"
+    return kinds
 
 
 def frame_of(records: Sequence[tuple[int, Mapping[str, object]]], stream: Stream) -> pl.DataFrame:

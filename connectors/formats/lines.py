@@ -8,6 +8,7 @@ from typing import BinaryIO, Final
 import numpy as np
 
 from connectors.formats import Block
+from connectors.formats.scan import feeds
 
 MAX_LINE: Final = 1 << 20
 """Bytes of a line without its end; a longer one is refused as `too_long`."""
@@ -17,8 +18,7 @@ SKIP: Final = 1 << 16
 
 def count_lines(payload: bytes) -> int:
     """Lines of a block: its line feeds, and a last line that has none."""
-    feeds = int(np.count_nonzero(np.frombuffer(payload, np.uint8) == 0x0A))
-    return feeds + (bool(payload) and not payload.endswith(b"\n"))
+    return feeds(np.frombuffer(payload, np.uint8)) + (bool(payload) and not payload.endswith(b"\n"))
 
 
 def line_blocks(file: BinaryIO, size: int) -> Iterator[Block]:

@@ -11,7 +11,8 @@ when it is longer than `MAX_LINE`, nested deeper than `MAX_DEPTH`, not UTF-8, no
 breaks a rule of `pipelines/records.py`; RFC 8259 itself excludes NaN, leading zeros, comments, lone surrogates.
 
 `decode_reference` is the definition of this language, line by line. `decode_fast` gives the same events and dead
-letters: it decodes the lines that have the shape of an accepted one (`shape.py`) and leaves all others to the former.
+letters: it reads the lines that are written as programs write them in machine code (`scan.py`) and leaves all others
+to the former.
 """
 
 from __future__ import annotations
@@ -25,10 +26,9 @@ import orjson
 import polars as pl
 
 from connectors.formats import Block
-from connectors.formats.decoded import dead_letter, finish, frame_of, in_order
+from connectors.formats.decoded import dead_letter, finish, frame_of, in_order, wanted
 from connectors.formats.lines import BOM, MAX_LINE, line_blocks
-from connectors.formats.shape import wanted
-from connectors.formats.shaped import Shapes, decode_shaped
+from connectors.formats.scanned import Scanner
 from pipelines.model import DeadLetter, Decoded
 from pipelines.records import Refused, check, check_record
 from pipelines.streams import Stream
@@ -41,17 +41,16 @@ Values = dict[str, int | str | None]
 
 
 class Ndjson:
-    """The format of canonical NDJSON files of one stream; see `Format`. It remembers shapes from block to block."""
+    """The format of canonical NDJSON files of one stream; see `Format`."""
 
     def __init__(self, stream: Stream) -> None:
-        self.stream = stream
-        self._shapes = Shapes(stream)
+        self._scanner = Scanner(stream)
 
     def blocks(self, file: BinaryIO, size: int) -> Iterator[Block]:
         return line_blocks(file, size)
 
     def decode(self, block: Block, source: str) -> Decoded:
-        return decode_fast(block, self.stream, source, self._shapes)
+        return decode_fast(block, self._scanner, source)
 
 
 def decode_reference(block: Block, stream: Stream, source: str) -> Decoded:
@@ -67,25 +66,21 @@ def decode_reference(block: Block, stream: Stream, source: str) -> Decoded:
     return Decoded(source, stream.name, events, tuple(refused), block.first + len(lines), records)
 
 
-def decode_fast(block: Block, stream: Stream, source: str, shapes: Shapes | None = None) -> Decoded:
-    """The same for blocks of thousands of lines, without Python per line where lines are alike.
-
-    `shapes` carries what was learnt from one block to the next; it changes the speed, never the result.
-    """
-    judge = Judge(stream)
-    shapes = Shapes(stream) if shapes is None else shapes
-    lines = decode_shaped(_payload(block), shapes, lambda line: isinstance(judge(line), dict), block.first)
+def decode_fast(block: Block, scanner: Scanner, source: str) -> Decoded:
+    """The same without Python per line where lines are plain."""
+    stream = scanner.stream
+    lines = scanner.scan(_payload(block), block.first)
     checked, bad = check(lines.frame, stream, control=False)
     rest = [(block.first + number, lines.line(number)) for number in lines.rest.tolist()]
-    good, refused = _judged(rest, judge, source)
+    good, refused = _judged(rest, Judge(stream), source)
     for row, why in bad.items():
         position = int(lines.frame["record"][row])
         refused.append(dead_letter(source, position, stream, why, lines.line(position - block.first)))
     if good:
         checked = pl.concat([checked, frame_of(good, stream)]).sort("record")
-    next_position = block.first + len(lines.end)
     records = checked.height + len(refused)
-    return Decoded(source, stream.name, finish(checked, stream), in_order(refused), next_position, records)
+    events = finish(checked, stream)
+    return Decoded(source, stream.name, events, in_order(refused), block.first + len(lines), records)
 
 
 def _judged(

@@ -1,201 +1,481 @@
-"""Many short pieces of one byte buffer at once: gathered as 64-bit words, read as numbers, texts or literals.
+"""The plain lines of a block of NDJSON, read byte by byte in machine code.
 
-The vectorised NDJSON decoder knows where the values of a block lie; this module turns those places into columns
-without a Python object per value. Words are little-endian: the first character of a word is its lowest byte.
+A line is plain when it is a JSON object (RFC 8259) whose values are written as programs write them: texts without
+escapes, integers of up to 18 digits, `true`, `false`, `null`; where a key is not wanted also decimals, objects and
+arrays. A plain line has each wanted key at most once and none of the required ones missing or null, and every value is
+of its column's type. Whatever else a line is, it is not judged here: its number is given back.
+
+The payload ends with a line feed. No loop of this module can run past one: inside texts it is a control character, and
+nowhere else is it a blank.
 """
 
 from __future__ import annotations
 
-import sys
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-if sys.byteorder != "little":
-    raise ImportError("citybrain reads numbers as little-endian words; this machine is big-endian")
+from pipelines.compiled import compiled
 
+Octets = npt.NDArray[np.uint8]
 Int64s = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
 
-PAD: Final = 320
-"""Bytes before and after the payload, so that a window at any place of interest lies inside the buffer."""
-WIDEST: Final = PAD - 64
-"""The longest piece that may be compared."""
+INTEGER: Final = 0
+TEXT: Final = 1
+FLAG: Final = 2
+
+LINE_FEED: Final = 0x0A
+QUOTE: Final = 0x22
+COMMA: Final = 0x2C
+MINUS: Final = 0x2D
+POINT: Final = 0x2E
+ZERO: Final = 0x30
+COLON: Final = 0x3A
+ARRAY: Final = 0x5B
+ARRAY_END: Final = 0x5D
+OBJECT: Final = 0x7B
+OBJECT_END: Final = 0x7D
+LETTER_F: Final = 0x66
+LETTER_N: Final = 0x6E
+LETTER_T: Final = 0x74
+
+START: Final = 0
+LENGTH: Final = 1
+KEY: Final = 2
+BITS: Final = 3
+"""What is remembered of the key at a place of a line: where it is written with its colon, which it is, its bytes' bits."""
+
+REMEMBERED: Final = 4
+PLACES: Final = 64
+
+WORD: Final = 8
 DIGITS: Final = 18
-"""Integers of up to 18 digits fit into 64 bits whatever they are; longer ones are left to the reference decoder."""
+"""Integers of up to 18 digits fit into 64 bits whatever they are."""
 NUMBER_BYTES: Final = 24
+"""A longer number of an unwanted key might be one that no double holds."""
+DEPTH: Final = 32
+INLINE: Final = 12
+"""Bytes of a text that an Arrow string view holds itself; of a longer one it has the first four and the place."""
+ODD: Final = -1
+"""Instead of a position: the line is not plain."""
 
 
-def _word(byte: int) -> np.uint64:
+def _bytes(byte: int) -> np.uint64:
     return np.uint64(int.from_bytes(bytes([byte]) * 8, "little"))
 
 
-ZEROS: Final = _word(0x30)
-HIGH: Final = _word(0x80)
-SEVEN: Final = _word(0x7F)
-ABOVE_NINE: Final = _word(0x76)
-DOTS: Final = _word(0x30 ^ 0x2E)
+ONE: Final = np.uint64(1)
+SEVEN: Final = np.uint64(7)
+TOP: Final = np.uint64(56)
+ONES: Final = _bytes(0x01)
+BLANKS: Final = _bytes(0x20)
+QUOTES: Final = _bytes(QUOTE)
+BACKSLASHES: Final = _bytes(0x5C)
+DELETES: Final = _bytes(0x7F)
+ZEROS: Final = _bytes(ZERO)
+HIGH: Final = _bytes(0x80)
+ABOVE_NINE: Final = _bytes(0x76)
 PAIRS: Final = np.uint64(0x000000FF000000FF)
-TRUE, FALSE, NULL = (np.uint64(int.from_bytes(w.rjust(8, b"\0"), "little")) for w in (b"true", b"false", b"null"))
-KEEP_LAST: Final[dict[int, Words]] = {
-    k: np.array(
-        [[int.from_bytes((b"\xff" * n).rjust(8 * k, b"\0")[8 * j : 8 * j + 8], "little") for j in range(k)]
-         for n in range(8 * k + 1)],
-        dtype=np.uint64,
-    )
-    for k in (1, 2, 3)
-}  # fmt: skip
-"""By number of words and of bytes n: what keeps the last n bytes."""
-SMALLEST: Final = np.array([2**62, 0] + [10 ** (n - 1) for n in range(2, DIGITS + 1)], dtype=np.int64)
-"""By number of digits: the smallest integer written with so many, which refuses leading zeros and no digit at all."""
-INLINE: Final = 12
-KEEP_TEXT: Final = np.array(
-    [[int.from_bytes((b"\0" * 4 + b"\xff" * n).ljust(16, b"\0")[8 * j : 8 * j + 8], "little") for j in (0, 1)]
-     for n in range(INLINE + 1)],
-    dtype=np.uint64,
-)  # fmt: skip
-PREFIX: Final = np.uint64(0xFFFFFFFF00000000)
+INDEX: Final = np.uint64(0x0001020304050607)
+HALF: Final = np.uint64(32)
+KEEP: Final = np.array([(1 << 8 * n) - 1 for n in range(9)], np.uint64)
+"""By number of bytes: what keeps so many of a word."""
+TENS: Final = np.array([10**n for n in range(9)])
+
+PLAIN: Final = np.array([0x20 <= c != 0x7F and c not in b'"\\' for c in range(256)])
+"""The bytes that a plain text may hold, UTF-8 yet to be checked."""
 
 
-class Buffer:
-    """The bytes of a block between two pads. Positions count from the start of the first pad."""
-
-    __slots__ = ("backslash", "bytes", "octets", "size")
-
-    def __init__(self, payload: bytes) -> None:
-        self.bytes = b"".join((b"\n" * PAD, payload, b"\n" * PAD))
-        self.octets: npt.NDArray[np.uint8] = np.frombuffer(self.bytes, np.uint8)
-        self.size = len(payload)
-        self.backslash = b"\\" in payload
-
-    def words(self, at: Int64s, count: int) -> Words:
-        """`count` words from each position of `at`: shape (len(at), count)."""
-        width = 8 * count
-        windows: npt.NDArray[Any] = np.ndarray((len(self.bytes) - width + 1,), f"V{width}", self.bytes, 0, (1,))
-        return windows[at].view("<u8").reshape(len(at), count)
-
-    def differs(self, at: Int64s, words: tuple[np.uint64, ...], keep: np.uint64) -> Words:
-        """Zero where the bytes from `at` are those of `words`, of the last of which only `keep` counts."""
-        count = len(words)
-        found = self.words(at, count)
-        out: Words = (found[:, count - 1] ^ words[-1]) & keep
-        for j in range(count - 1):
-            out |= found[:, j] ^ words[j]
-        return out
+@compiled
+def feeds(data: Octets) -> int:
+    """How many line feeds there are."""
+    count = 0
+    for octet in data:
+        count += octet == LINE_FEED
+    return count
 
 
-def packed(piece: bytes) -> tuple[tuple[np.uint64, ...], np.uint64]:
-    """Bytes as words and as much of the last word as they fill, for `Buffer.differs`."""
-    size = -(-len(piece) // 8) * 8
-    filled = np.frombuffer((b"\xff" * len(piece)).ljust(size, b"\0"), "<u8")
-    return tuple(np.frombuffer(piece.ljust(size, b"\0"), "<u8")), filled[-1]
+@compiled
+def scan(
+    data: Octets,
+    words: Words,
+    size: int,
+    longest: int,
+    names: Words,
+    name_ends: Int64s,
+    kinds: Int64s,
+    slots: Int64s,
+    required: Mask,
+    seen: Int64s,
+    usual: Int64s,
+    begins: Int64s,
+    numbers: Int64s,
+    rest: Int64s,
+    integers: Int64s,
+    known: Mask,
+    views: Words,
+) -> tuple[int, int]:
+    """Reads all lines; returns how many are plain and how many, blank ones aside, are not.
+
+    `data` and `words` hold the payload, of `size` bytes, and at least 16 bytes more: `words` the word at each place.
+    The wanted keys are `names`, end to end; each has a kind, is required or not, and fills the row `slots` of
+    `integers` (shape: columns, lines) or of `views` (texts; columns, lines, 2: Arrow string views into `data`); row k
+    of `known` says where key k has a value. `begins` gets the start of every line and the end of the last one,
+    `numbers` and `rest` the numbers, from 0, of the plain lines and of the others. Lines of more than `longest` bytes
+    are not plain. For each key `seen` holds the last line that had it, -1 at first; for each place in a line `usual`
+    what key came there, zeros at first.
+    """
+    at = line = rows = others = 0
+    while at < size:
+        begins[line] = at
+        end = _line(
+            data, words, at, line, rows, names, name_ends, kinds, slots, required, seen, usual, integers, known, views
+        )  # fmt: skip
+        if end < 0:
+            end = at
+            while data[end] != LINE_FEED:
+                end += 1
+        elif end - at <= longest:
+            numbers[rows] = line
+            rows += 1
+            at, line = end + 1, line + 1
+            continue
+        if end - at > longest or data[_blanks(data, at)] != LINE_FEED:
+            rest[others] = line
+            others += 1
+        at, line = end + 1, line + 1
+    begins[line] = at
+    return rows, others
 
 
-def _last(buffer: Buffer, end: Int64s, length: Int64s) -> tuple[Words, Words, int]:
-    """The words that end at `end`, what of them belongs to the value, and how many words there are."""
-    longest = int(length.max(initial=0))
-    count = 1 if longest <= 8 else 2 if longest <= 16 else 3
-    keep = KEEP_LAST[count]
-    alike = 0 < longest <= 8 * count and int(length.min()) == longest
-    masks = keep[longest : longest + 1] if alike else keep.take(length, axis=0, mode="clip")
-    return buffer.words(end - 8 * count, count), masks, count
+@compiled
+def _line(
+    data: Octets,
+    words: Words,
+    at: int,
+    line: int,
+    row: int,
+    names: Words,
+    name_ends: Int64s,
+    kinds: Int64s,
+    slots: Int64s,
+    required: Mask,
+    seen: Int64s,
+    usual: Int64s,
+    integers: Int64s,
+    known: Mask,
+    views: Words,
+) -> int:
+    """Reads one line into `row` of the columns; returns where its line feed is, or ODD."""
+    begin, high, place = at, 0, 0
+    for key in range(len(kinds)):
+        known[key, row] = False
+    for slot in range(len(views)):
+        views[slot, row, 0] = views[slot, row, 1] = 0
+    at = _blanks(data, at)
+    if data[at] != OBJECT:
+        return ODD
+    at = _blanks(data, at + 1)
+    if data[at] == OBJECT_END:
+        return ODD
+    while True:
+        # Lines of a file are alike: most often the very bytes are here that were the last time.
+        key, length = usual[place, KEY], usual[place, LENGTH]
+        if length and _same(words, at, words, usual[place, START], length):
+            at += length
+            high |= usual[place, BITS]
+        else:
+            if data[at] != QUOTE:
+                return ODD
+            first = at + 1
+            at, bits = _text(data, words, first)
+            if at < 0:
+                return ODD
+            high |= bits
+            key = _key(words, first, at - 1 - first, names, name_ends)
+            at = _blanks(data, at)
+            if data[at] != COLON:
+                return ODD
+            at = _blanks(data, at + 1)
+            usual[place, START], usual[place, LENGTH] = first - 1, at - first + 1
+            usual[place, KEY], usual[place, BITS] = key, bits
+        place = min(place + 1, PLACES - 1)
+        if key < 0:
+            at, bits = _skip(data, words, at)
+            if at < 0:
+                return ODD
+            high |= bits
+        else:
+            if seen[key] == line:
+                return ODD
+            seen[key] = line
+            slot, kind, c = slots[key], kinds[key], data[at]
+            if kind == TEXT and c == QUOTE:
+                first = at + 1
+                at, bits = _text(data, words, first)
+                if at < 0:
+                    return ODD
+                high |= bits
+                _view(words, first, at - 1 - first, views, slot, row)
+                known[key, row] = True
+            elif c == LETTER_N:
+                at = _literal(data, at)
+                if at < 0 or required[key]:
+                    return ODD
+            elif kind != TEXT and (c == MINUS or ZERO <= c < COLON):
+                value, at = _integer(data, words, at)
+                if at < 0 or (kind == FLAG and (value >> 1 or c == MINUS)):
+                    return ODD
+                integers[slot, row] = value
+                known[key, row] = True
+            elif kind == FLAG:
+                at = _literal(data, at)
+                if at < 0:
+                    return ODD
+                integers[slot, row] = c == LETTER_T
+                known[key, row] = True
+            else:
+                return ODD
+        at = _blanks(data, at)
+        if data[at] == COMMA:
+            at = _blanks(data, at + 1)
+        elif data[at] == OBJECT_END:
+            break
+        else:
+            return ODD
+    at = _blanks(data, at + 1)
+    if data[at] != LINE_FEED or (high & 0x80 and not _is_utf8(data, begin, at)):
+        return ODD
+    for key in range(len(required)):
+        if required[key] and seen[key] != line:
+            return ODD
+    return at
 
 
-def _value(word: Words) -> Words:
-    """Eight decimal digits (bytes 0 to 9, the first digit lowest) as a number."""
+@compiled
+def _blanks(data: Octets, at: int) -> int:
+    """The first place from `at` on that is no blank."""
+    while data[at] == 0x20 or data[at] == 0x09 or data[at] == 0x0D:
+        at += 1
+    return at
+
+
+@compiled
+def _text(data: Octets, words: Words, at: int) -> tuple[int, int]:
+    """Where the text that begins at `at` ends, behind its quote, or ODD; and the bits that its bytes have."""
+    while True:
+        word = words[at]
+        # The lowest byte that a term marks is one indeed: only bytes above it can suffer from its borrow.
+        odd = (
+            (word ^ QUOTES) - ONES | (word ^ BACKSLASHES) - ONES | (word ^ DELETES) - ONES | word - BLANKS | word
+        ) & HIGH
+        if odd:
+            break
+        at += 8
+    at += _first(odd)
+    bits = 0
+    while PLAIN[data[at]]:
+        bits |= data[at]
+        at += 1
+    return (at + 1 if data[at] == QUOTE else ODD), bits
+
+
+@compiled
+def _first(marks: np.uint64) -> int:
+    """Which byte of a word is the first whose highest bit is set; one is."""
+    return int(np.int64(((marks & (~marks + ONE)) >> SEVEN) * INDEX >> TOP))
+
+
+@compiled
+def _key(words: Words, first: int, length: int, names: Words, name_ends: Int64s) -> int:
+    """Which wanted key the text is, -1 for none."""
+    begin = 0
+    for key in range(len(name_ends)):
+        if name_ends[key] - begin == length and _same(words, first, names, begin, length):
+            return key
+        begin = name_ends[key]
+    return -1
+
+
+@compiled
+def _same(words: Words, at: int, others: Words, other: int, length: int) -> bool:
+    """Whether two pieces of so many bytes, one or more, are the same."""
+    while length > WORD:
+        if words[at] != others[other]:
+            return False
+        at, other, length = at + WORD, other + WORD, length - WORD
+    return not (words[at] ^ others[other]) & KEEP[length]
+
+
+@compiled
+def _digits(words: Words, at: int) -> tuple[int, int]:
+    """How many of the eight bytes from `at` on are digits before any other byte, and the number that they write."""
+    digits = words[at] ^ ZEROS
+    others = (digits + ABOVE_NINE | digits) & HIGH
+    count = _first(others) if others else 8
+    if count == 0:
+        return 0, 0
+    word = digits << np.uint64(64 - 8 * count)
     word = word * np.uint64(10) + (word >> np.uint64(8))
     high = (word & PAIRS) * np.uint64(100 + (1_000_000 << 32))
     low = ((word >> np.uint64(16)) & PAIRS) * np.uint64(1 + (10_000 << 32))
-    return (high + low) >> np.uint64(32)
+    return count, int(np.int64((high + low) >> np.uint64(32)))
 
 
-def naturals(buffer: Buffer, start: Int64s, end: Int64s) -> tuple[Int64s, Mask]:
-    """Values of `[0-9]+` without leading zeros and at most `DIGITS` digits; false where it is anything else."""
-    length = end - start
-    words, masks, count = _last(buffer, end, length)
-    digits = (words ^ ZEROS) & masks
-    odd = ((digits + ABOVE_NINE) | digits) & HIGH
-    bad, value = odd[:, 0], _value(digits[:, 0])
-    for j in range(1, count):
-        bad = bad | odd[:, j]
-        value = value * np.uint64(100_000_000) + _value(digits[:, j])
-    out: Int64s = value.view(np.int64)
-    return out, (bad == 0) & (length <= DIGITS) & (out >= SMALLEST.take(length, mode="clip"))
+@compiled
+def _integer(data: Octets, words: Words, at: int) -> tuple[int, int]:
+    """The integer at `at` and the place behind it, or ODD; what follows it there is the caller's to check."""
+    negative = data[at] == MINUS
+    at += negative
+    first = at
+    count, value = _digits(words, at)
+    at += count
+    while count == 8 and at - first <= DIGITS:
+        count, more = _digits(words, at)
+        at += count
+        value = value * int(TENS[count]) + more
+    digits = at - first
+    if digits == 0 or digits > DIGITS or (digits > 1 and data[first] == ZERO):
+        return 0, ODD
+    return -value if negative else value, at
 
 
-def integers(buffer: Buffer, start: Int64s, end: Int64s) -> tuple[Int64s, Mask, Mask]:
-    """Values of `-?[0-9]+` or `null`: the values (0 for null), what is a value, what is a value or null."""
-    value, good = naturals(buffer, start, end)
-    if good.all():
-        return value, good, good
-    rest = np.flatnonzero(~good)
-    start, end = start[rest], end[rest]
-    minus = buffer.octets.take(start, mode="clip") == 0x2D
-    below, whole = naturals(buffer, start + 1, end)
-    value[rest] = np.where(minus & whole, -below, 0)
-    good[rest] = minus & whole
-    either = good.copy()
-    either[rest] |= literals(buffer, start, end)[0]
-    return value, good, either
+@compiled
+def _number(data: Octets, at: int) -> int:
+    """The place behind a number without exponent, or ODD."""
+    begin = at
+    at += data[at] == MINUS
+    first = at
+    while ZERO <= data[at] < COLON:
+        at += 1
+    if at == first or (at > first + 1 and data[first] == ZERO):
+        return ODD
+    if data[at] == POINT:
+        at += 1
+        first = at
+        while ZERO <= data[at] < COLON:
+            at += 1
+        if at == first:
+            return ODD
+    return at if at - begin <= NUMBER_BYTES else ODD
 
 
-def literals(buffer: Buffer, start: Int64s, end: Int64s) -> tuple[Mask, Mask, Mask]:
-    """Where the value is `null`, `true`, `false`."""
-    length = end - start
-    word = buffer.words(end - 8, 1)[:, 0] & KEEP_LAST[1].take(length, axis=0, mode="clip")[:, 0]
-    four = length == 4
-    return four & (word == NULL), four & (word == TRUE), (length == 5) & (word == FALSE)
+@compiled
+def _literal(data: Octets, at: int) -> int:
+    """The place behind `true`, `false` or `null`, or ODD."""
+    c = data[at]
+    if c == LETTER_T and data[at + 1] == 0x72 and data[at + 2] == 0x75 and data[at + 3] == 0x65:
+        return at + 4
+    if c == LETTER_N and data[at + 1] == 0x75 and data[at + 2] == 0x6C and data[at + 3] == 0x6C:
+        return at + 4
+    if (
+        c == LETTER_F
+        and data[at + 1] == 0x61
+        and data[at + 2] == 0x6C
+        and data[at + 3] == 0x73
+        and data[at + 4] == 0x65
+    ):
+        return at + 5
+    return ODD
 
 
-def flags(buffer: Buffer, start: Int64s, end: Int64s) -> tuple[Int64s, Mask, Mask]:
-    """`true`, `false`, `0`, `1` or `null`: the values as 0 or 1, what is a value, what is a value or null."""
-    null, true, false = literals(buffer, start, end)
-    value, good = naturals(buffer, start, end)
-    good &= value <= 1
-    value = np.where(good, value, true.astype(np.int64))
-    good = good | true | false
-    return value, good, good | null
+@compiled
+def _skip(data: Octets, words: Words, at: int) -> tuple[int, int]:
+    """The place behind any value, or ODD; and the bits of the bytes of its texts. `arrays` has a bit for each level
+    that is open: 1 for an array, 0 for an object."""
+    depth = arrays = high = 0
+    while True:
+        # A value begins here, an object's behind its key.
+        c = data[at]
+        if c in (OBJECT, ARRAY):
+            depth += 1
+            if depth >= DEPTH:
+                return ODD, high
+            arrays = (arrays << 1) | (c == ARRAY)
+            at = _blanks(data, at + 1)
+            if data[at] != (ARRAY_END if c == ARRAY else OBJECT_END):
+                if c == ARRAY:
+                    continue
+                at, bits = _member(data, words, at)
+                if at < 0:
+                    return ODD, high
+                high |= bits
+                continue
+        elif c == QUOTE:
+            at, bits = _text(data, words, at + 1)
+            high |= bits
+        elif c == MINUS or ZERO <= c < COLON:
+            at = _number(data, at)
+        else:
+            at = _literal(data, at)
+        if at < 0:
+            return ODD, high
+        # Behind a value, or at the end of an empty object or array.
+        while depth:
+            at = _blanks(data, at)
+            if data[at] == (ARRAY_END if arrays & 1 else OBJECT_END):
+                depth, arrays, at = depth - 1, arrays >> 1, at + 1
+                continue
+            if data[at] != COMMA:
+                return ODD, high
+            at = _blanks(data, at + 1)
+            if not arrays & 1:
+                at, bits = _member(data, words, at)
+                if at < 0:
+                    return ODD, high
+                high |= bits
+            break
+        else:
+            return at, high
 
 
-def scalars(buffer: Buffer, start: Int64s, end: Int64s) -> Mask:
-    """Where the value is a JSON number without exponent of up to `NUMBER_BYTES` bytes, `true`, `false` or `null`."""
-    first = buffer.words(start, 1)[:, 0]
-    minus = (first & np.uint64(0xFF)) == 0x2D
-    if minus.any():
-        start = start + minus
-        first = np.where(minus, first >> np.uint64(8), first)
-    length = end - start
-    words, masks, count = _last(buffer, end, length)
-    digits = (words ^ ZEROS) & masks
-    others = digits ^ DOTS
-    dots = ~(((others & SEVEN) + SEVEN) | others | SEVEN)
-    digits &= ~((dots >> np.uint64(7)) * np.uint64(0xFF))
-    odd = ((digits + ABOVE_NINE) | digits) & HIGH
-    many = dots & (dots - np.uint64(1))
-    bad, found, several = odd[:, 0], (dots[:, 0] != 0).astype(np.int8), many[:, 0]
-    for j in range(1, count):
-        bad, several = bad | odd[:, j], several | many[:, j]
-        found = found + (dots[:, j] != 0)
-    lead, second = first & np.uint64(0xFF), (first >> np.uint64(8)) & np.uint64(0xFF)
-    good: Mask = ((bad | several) == 0) & (found <= 1) & (length >= 1) & (length <= NUMBER_BYTES)
-    good &= (lead != 0x2E) & ((dots[:, count - 1] >> np.uint64(63)) == 0)
-    good &= (lead != 0x30) | (length == 1) | (second == 0x2E)
-    if not good.all():
-        null, true, false = literals(buffer, start, end)
-        good |= ~minus & (null | true | false)
-    return good
+@compiled
+def _member(data: Octets, words: Words, at: int) -> tuple[int, int]:
+    """The place behind a key and its colon, or ODD; and the bits of its bytes."""
+    if data[at] != QUOTE:
+        return ODD, 0
+    at, bits = _text(data, words, at + 1)
+    if at < 0:
+        return ODD, 0
+    at = _blanks(data, at)
+    return (_blanks(data, at + 1) if data[at] == COLON else ODD), bits
 
 
-def texts(buffer: Buffer, start: Int64s, end: Int64s) -> Words:
-    """Arrow string views of the texts: 16 bytes each, long ones as references into `buffer.bytes` (data buffer 0)."""
-    length = end - start
-    words = buffer.words(start - 4, 2)
-    views: Words = words & KEEP_TEXT.take(length, axis=0, mode="clip")
-    views[:, 0] |= length.view(np.uint64)
-    long = np.flatnonzero(length > INLINE)
-    if len(long):
-        views[long, 0] = (words[long, 0] & PREFIX) | length[long].view(np.uint64)
-        views[long, 1] = start[long].view(np.uint64) << np.uint64(32)
-    return views
+@compiled
+def _view(words: Words, first: int, length: int, views: Words, slot: int, row: int) -> None:
+    """Writes the Arrow string view of a text."""
+    low, size = words[first], np.uint64(length)
+    if length <= INLINE:
+        head = low & KEEP[min(length, 4)]
+        views[slot, row, 1] = words[first + 4] & KEEP[max(length - 4, 0)]
+    else:
+        head = low & KEEP[4]
+        views[slot, row, 1] = np.uint64(first) << HALF
+    views[slot, row, 0] = size | head << HALF
+
+
+@compiled
+def _is_utf8(data: Octets, at: int, end: int) -> bool:
+    """Whether [at, end) is UTF-8 (RFC 3629: shortest form, no surrogates, up to U+10FFFF); a line feed follows it."""
+    while at < end:
+        c = data[at]
+        at += 1
+        if c < 0x80:
+            continue
+        if 0xC2 <= c < 0xE0:
+            more, low, high = 1, 0x80, 0xBF
+        elif 0xE0 <= c < 0xF0:
+            more, low, high = 2, 0xA0 if c == 0xE0 else 0x80, 0x9F if c == 0xED else 0xBF
+        elif 0xF0 <= c < 0xF5:
+            more, low, high = 3, 0x90 if c == 0xF0 else 0x80, 0x8F if c == 0xF4 else 0xBF
+        else:
+            return False
+        for _ in range(more):
+            if not low <= data[at] <= high:
+                return False
+            low, high = 0x80, 0xBF
+            at += 1
+    return True

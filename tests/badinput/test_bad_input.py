@@ -1,15 +1,14 @@
 """Bad input costs only itself (rules 11 and 12): each kind among good neighbours, and which path caught it.
 
-`precheck`: the search for bytes that no shape can vouch for set the line aside; `reference`: the line has no known
-shape; both are then judged by the reference decoder. `fast`: decoded with its neighbours, refused by the check of the
-columns. `accepted`: both decoders accept it, by the language's definition.
+`reference`: the scan did not find the line plain and left it to the reference decoder, which refused it. `fast`: read
+with its neighbours, refused by the check of the columns. `accepted`: both decoders accept it, by the language's
+definition.
 """
 
 from __future__ import annotations
 
 import gzip
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from polars.testing import assert_frame_equal
 from connectors.files import FileSource, Reading
 from connectors.formats import Block
 from connectors.formats.ndjson import Judge, Ndjson, decode_fast, decode_reference
-from connectors.formats.shaped import Lines
+from connectors.formats.scanned import Scanner
 from pipelines.model import DeadLetter
 from pipelines.streams import Flag, Int, Stream, Text, Time
 
@@ -41,6 +40,7 @@ SENSOR = Stream(
     dedup=("post", "t"),
     horizon_ms=60_000,
 )
+SCANNER = Scanner(SENSOR)
 
 
 def line(**values: str) -> bytes:
@@ -82,19 +82,19 @@ KINDS: tuple[tuple[str, bytes, str, str], ...] = (
     ("hexadecimal", line(count="0x1F"), "bad_json", "reference"),
     ("point without digits", line(count="3."), "bad_json", "reference"),
     ("Python's True", line(wet="True"), "bad_json", "reference"),
-    ("lone surrogate", line(note='"\\ud800"'), "bad_json", "precheck"),
-    ("unknown escape", line(note='"\\q"'), "bad_json", "precheck"),
-    ("raw control character", line(note='"a\x01"'), "bad_json", "precheck"),
-    ("raw NUL", line(note='"a\x00"'), "bad_json", "precheck"),
+    ("lone surrogate", line(note='"\\ud800"'), "bad_json", "reference"),
+    ("unknown escape", line(note='"\\q"'), "bad_json", "reference"),
+    ("raw control character", line(note='"a\x01"'), "bad_json", "reference"),
+    ("raw NUL", line(note='"a\x00"'), "bad_json", "reference"),
     ("byte order mark inside the file", b"\xef\xbb\xbf" + GOOD, "bad_json", "reference"),
-    ("escaped NUL", line(note='"a\\u0000"'), "bad_encoding", "precheck"),
-    ("DEL in a text", line(note='"a\x7f"'), "bad_encoding", "precheck"),
-    ("invalid UTF-8", GOOD.replace(b"ok", b"\xff\xfe"), "bad_encoding", "precheck"),
-    ("invalid UTF-8 in an extra key", GOOD.replace(b"extra", b"extr\xe9"), "bad_encoding", "precheck"),
-    ("overlong UTF-8", GOOD.replace(b"ok", b"\xc0\x80"), "bad_encoding", "precheck"),
-    ("surrogate as UTF-8", GOOD.replace(b"ok", b"\xed\xa0\x80"), "bad_encoding", "precheck"),
-    ("GBK", GOOD.replace(b"ok", "长安街".encode("gbk")), "bad_encoding", "precheck"),
-    ("UTF-16", GOOD.decode().encode("utf-16-le").replace(b"\n", b""), "bad_json", "precheck"),
+    ("escaped NUL", line(note='"a\\u0000"'), "bad_encoding", "reference"),
+    ("DEL in a text", line(note='"a\x7f"'), "bad_encoding", "reference"),
+    ("invalid UTF-8", GOOD.replace(b"ok", b"\xff\xfe"), "bad_encoding", "reference"),
+    ("invalid UTF-8 in an extra key", GOOD.replace(b"extra", b"extr\xe9"), "bad_encoding", "reference"),
+    ("overlong UTF-8", GOOD.replace(b"ok", b"\xc0\x80"), "bad_encoding", "reference"),
+    ("surrogate as UTF-8", GOOD.replace(b"ok", b"\xed\xa0\x80"), "bad_encoding", "reference"),
+    ("GBK", GOOD.replace(b"ok", "长安街".encode("gbk")), "bad_encoding", "reference"),
+    ("UTF-16", GOOD.decode().encode("utf-16-le").replace(b"\n", b""), "bad_json", "reference"),
     ("array", b"[" + GOOD + b"]", "not_an_object", "reference"),
     ("number", b"17", "not_an_object", "reference"),
     ("text", b'"t"', "not_an_object", "reference"),
@@ -105,8 +105,8 @@ KINDS: tuple[tuple[str, bytes, str, str], ...] = (
     ("missing place", line(post="none"), "missing_field", "reference"),
     ("key in another case", GOOD.replace(b'"count"', b'"Count"'), "missing_field", "reference"),
     ("key with a blank", GOOD.replace(b'"count"', b'"count "'), "missing_field", "reference"),
-    ("null count", line(count="null"), "null_value", "fast"),
-    ("null time", line(t="null"), "null_value", "fast"),
+    ("null count", line(count="null"), "null_value", "reference"),
+    ("null time", line(t="null"), "null_value", "reference"),
     ("null place", line(post="null"), "null_value", "reference"),
     ("null kind", line(kind="null"), "null_value", "reference"),
     ("empty place", line(post='""'), "null_value", "fast"),
@@ -143,13 +143,13 @@ KINDS: tuple[tuple[str, bytes, str, str], ...] = (
     ("long text", line(note='"' + "x" * 17 + '"'), "too_long", "fast"),
     ("long text in bytes only", line(note='"长安街长安街"'), "too_long", "fast"),
     ("long place", line(post='"' + "p" * 129 + '"'), "too_long", "fast"),
-    ("line over 1 MiB", line(note='"' + "x" * (1 << 20) + '"'), "too_long", "precheck"),
-    ("5 MB line", b"[" * 5_000_000, "too_long", "precheck"),
+    ("line over 1 MiB", line(note='"' + "x" * (1 << 20) + '"'), "too_long", "reference"),
+    ("5 MB line", b"[" * 5_000_000, "too_long", "reference"),
     ("deep nesting", line(extra=DEEP), "too_deep", "reference"),
     ("deep nesting that never closes", b"[" * 5_000, "too_deep", "reference"),
     ("duplicate key", GOOD[:-1] + b',"count":4}', "duplicate_key", "reference"),
     ("duplicate key, same value", GOOD[:-1] + b',"t":1700000000000}', "duplicate_key", "reference"),
-    ("duplicate key, escaped", GOOD[:-1] + b',"c\\u006funt":4}', "duplicate_key", "precheck"),
+    ("duplicate key, escaped", GOOD[:-1] + b',"c\\u006funt":4}', "duplicate_key", "reference"),
     ("minus zero", line(count="-0"), "", "accepted"),
     ("null for a nullable number", line(speed="null"), "", "accepted"),
     ("null for a nullable text", line(note="null"), "", "accepted"),
@@ -169,37 +169,20 @@ KINDS: tuple[tuple[str, bytes, str, str], ...] = (
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def few_is_none() -> Iterator[None]:
-    """Small blocks too go through the vectorised decoder here; in earnest they are decoded line by line."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("connectors.formats.shaped.FEW", 0)
-        yield
-
-
 def path_of(number: int, payload: bytes, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Which part of the vectorised decoder dealt with a line."""
-    odd: list[np.ndarray] = []
+    """Which part of the fast decoder dealt with a line."""
     judged: list[bytes] = []
-    find, judge = Lines.odd, Judge.__call__
-
-    def found(self: Lines) -> np.ndarray | None:
-        mask = find(self)
-        odd.append(np.zeros(len(self), bool) if mask is None else mask)
-        return mask
+    judge = Judge.__call__
 
     def counted(self: Judge, text: bytes) -> object:
         judged.append(text)
         return judge(self, text)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Lines, "odd", found)
         patch.setattr(Judge, "__call__", counted)
-        decoded = decode_fast(Block(1, payload), SENSOR, "f")
+        decoded = decode_fast(Block(1, payload), SCANNER, "f")
     if not any(letter.position == str(number) for letter in decoded.refused):
         return "accepted"
-    if np.concatenate(odd)[number - 1]:
-        return "precheck"
     return "reference" if payload.split(b"\n")[number - 1] in judged else "fast"
 
 
@@ -209,7 +192,7 @@ def test_each_kind_costs_only_itself(monkeypatch: pytest.MonkeyPatch, capsys: py
     rows = []
     for name, bad, reason, expected in KINDS:
         payload = b"\n".join([GOOD, GOOD, bad, GOOD, GOOD, b""])
-        fast = decode_fast(Block(1, payload), SENSOR, "data/posts.ndjson")
+        fast = decode_fast(Block(1, payload), SCANNER, "data/posts.ndjson")
         slow = decode_reference(Block(1, payload), SENSOR, "data/posts.ndjson")
         path = path_of(3, payload, monkeypatch)
         caught[path] += 1
@@ -253,7 +236,7 @@ def test_all_kinds_together_in_one_block() -> None:
     """Many bad lines at once, in one block and cut into several runs: nothing is lost or counted twice."""
     lines = [text for _, bad, _, _ in KINDS for text in (GOOD, bad)]
     payload = b"\n".join(lines)
-    fast, slow = decode_fast(Block(1, payload), SENSOR, "f"), decode_reference(Block(1, payload), SENSOR, "f")
+    fast, slow = decode_fast(Block(1, payload), SCANNER, "f"), decode_reference(Block(1, payload), SENSOR, "f")
     assert_frame_equal(fast.events, slow.events)
     assert fast.refused == slow.refused
     bad = sum(1 for _, _, reason, _ in KINDS if reason)
@@ -274,7 +257,7 @@ def test_details_say_column_value_and_what_is_allowed() -> None:
     }
     for name, detail in wanted.items():
         bad = next(b for n, b, _, _ in KINDS if n == name)
-        (letter,) = decode_fast(Block(1, GOOD + b"\n" + bad), SENSOR, "f").refused
+        (letter,) = decode_fast(Block(1, GOOD + b"\n" + bad), SCANNER, "f").refused
         assert letter.detail == detail
 
 

@@ -6,15 +6,14 @@ from typing import Any
 
 import pytest
 
-from pipelines import ingest
-from pipelines.dedup import SeenKeys
+from pipelines import ingest, input_clock
 from pipelines.file_order import FileOrder
 from pipelines.ingest import Bounds
-from pipelines.input_clock import InputClock
 from pipelines.places import Places
 from pipelines.watermark import LiveWatermark
 from tests.conformance.ingest_run import compare, generated
 from tests.conformance.toy import golden
+from tests.mutants import mutant
 
 
 def test_golden_log() -> None:
@@ -57,8 +56,12 @@ BREAK = {
         "_first",
         lambda first: lambda self: next((f for f in self.files.values() if not f.feed.ended), None),
     ),
-    "three in a row are enough to jump": (InputClock, "_advance", lambda advance: early),
-    "a duplicate does not count as seen": (SeenKeys, "locate", lambda locate: forgetful(locate)),
+    "three in a row are enough to jump": (input_clock, "_read", lambda _: loop("if run == RUN:", "if run == 3:")),
+    "a duplicate does not count as seen": (
+        input_clock,
+        "_read",
+        lambda _: loop("slots[slot, 1] = m\n                duplicate", "duplicate"),
+    ),
     "one place more than allowed": (
         Places,
         "__init__",
@@ -67,24 +70,9 @@ BREAK = {
 }
 
 
-def early(self: InputClock, t: int, key: int) -> None:
-    if self.jump_ms is None or t - self.m <= self.jump_ms:
-        self.m = max(self.m, t)
-        self.run.clear()
-    else:
-        self.run.append((t, key))
-        if len(self.run) == 3:
-            self.settle()
-
-
-def forgetful(locate: Any) -> Any:
-    def wrapped(self: SeenKeys, ids: Any, m: int) -> Any:
-        places, repeats = locate(self, ids, m)
-        repeats.record = repeats.record[:0]
-        repeats.before = repeats.before[:0]
-        return places, repeats
-
-    return wrapped
+def loop(old: str, new: str) -> Any:
+    """The loop of the input clock with one change."""
+    return mutant(input_clock, old, new)._read
 
 
 @pytest.mark.parametrize("what", BREAK)

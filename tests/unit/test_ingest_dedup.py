@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.dedup import NO_REPEATS, SeenKeys
+from pipelines import input_clock
 from pipelines.event_id import event_ids
 from pipelines.input_clock import InputClock
 from pipelines.model import NEVER
 from pipelines.streams import AIR, CASE, HTTP, LINK
+from tests.mutants import mutant
 
 GOLDEN = [4281579289110573322, 11999687986948295354, 16454207446033607791, 16901320236331205182]
 
@@ -73,14 +74,32 @@ def test_a_long_stream_needs_bounded_memory() -> None:
 
 def test_id_zero_is_refused() -> None:
     with pytest.raises(ValueError, match="event id 0"):
-        SeenKeys(1000).locate(np.zeros(1, dtype=np.uint64), 0)
+        InputClock(None, 1000).read(np.zeros(1, np.int64), np.zeros(1, dtype=np.uint64))
 
 
 def test_negative_control(monkeypatch: pytest.MonkeyPatch) -> None:
     """A key that is not found again must be seen."""
-    monkeypatch.setattr(SeenKeys, "_chains", lambda self, places, repeats: NO_REPEATS)
     t, keys = [1, 2, 3], [7, 8, 7]
+    assert found(t, keys, 1000, random.Random(1)) == naive(t, keys, 1000)
+    broken = mutant(input_clock, "slots[slot, 0] = keys[i]", "slots[slot, 0] = keys[i] + 1")
+    monkeypatch.setattr(input_clock, "_read", broken._read)
     assert found(t, keys, 1000, random.Random(1)) != naive(t, keys, 1000)
+
+
+def after_a_jump() -> list[int]:
+    """Which records are duplicates when M jumps by 5 s with the fourth record ahead, and copies of the four follow."""
+    clock = InputClock(600, 60)
+    t = np.array([1, 2, 3, 4, 5000, 5001, 5002, 5003, 5000, 5001, 5003])
+    _, duplicate = clock.read(t, np.array([1, 2, 3, 4, 5, 6, 7, 8, 5, 6, 8], dtype=np.uint64))
+    return [] if duplicate is None else np.flatnonzero(duplicate).tolist()
+
+
+def test_the_records_before_a_jump_are_seen_as_of_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule 6 (c1): their age is measured from where M jumped to, not from where it was when they were read."""
+    assert after_a_jump() == [8, 9, 10]
+    broken = mutant(input_clock, "slots[find(slots, ahead[i, 1]), 1] = m", "pass")
+    monkeypatch.setattr(input_clock, "_read", broken._read)
+    assert after_a_jump() == [10]
 
 
 def frame(kind: type[pl.DataType] | pl.DataType) -> pl.DataFrame:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipelines import dedup, input_clock
+from pipelines import dedup
 from tests.conformance.ingest_run import Case, Run, compare, expect
 from tests.conformance.toy import model
 
@@ -19,11 +19,8 @@ SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[Healt
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Limits so small that short inputs reach every branch: growing tables, pieces, windows after jumps, attempts."""
+    """A table so small that short inputs make it grow and forget."""
     monkeypatch.setattr(dedup, "SMALLEST", 4)
-    monkeypatch.setattr(dedup, "PIECE", 3)
-    monkeypatch.setattr(input_clock, "CAUTIOUS", 2)
-    monkeypatch.setattr(input_clock, "ROUNDS", 2)
 
 
 def record(rnd: random.Random, s: int, ids: int) -> dict[str, Any]:

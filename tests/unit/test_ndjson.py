@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,14 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from connectors.formats import Block
+from connectors.formats import Block, scan
 from connectors.formats.ndjson import Judge, Ndjson, decode_fast, decode_reference
-from connectors.formats.scan import Buffer
-from connectors.formats.shape import Shape, wanted
-from connectors.formats.shaped import Shapes
+from connectors.formats.scanned import Scanner
 from pipelines.model import Decoded
 from pipelines.records import Refused
 from pipelines.streams import AIR, CASE, DET, LINK, TKT, Flag, Int, Stream, Text, Time
+from tests.mutants import mutant
 
 SIGNED = Stream(
     "signed",
@@ -181,25 +179,17 @@ def differences(fast: Decoded, slow: Decoded) -> list[str]:
     return out
 
 
-@pytest.fixture(autouse=True, scope="module")
-def few_is_none() -> Iterator[None]:
-    """Small blocks too go through the vectorised decoder here; in earnest they are decoded line by line."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("connectors.formats.shaped.FEW", 0)
-        yield
-
-
 COUNTS: Counter[str] = Counter()
-WARM = {stream.name: Shapes(stream) for stream in STREAMS}
+SCANNERS = {stream.name: Scanner(stream) for stream in STREAMS}
 
 
 @settings(max_examples=400, deadline=None)
-@given(blocks, st.sampled_from([1, 1, 1000]), st.booleans())
-def test_fast_and_reference_decoder_agree(case: tuple, first: int, warm: bool) -> None:
+@given(blocks, st.sampled_from([1, 1, 1000]))
+def test_fast_and_reference_decoder_agree(case: tuple, first: int) -> None:
     stream, payload = build(case)
     block = Block(first, payload)
     slow = decode_reference(block, stream, "f")
-    assert not differences(decode_fast(block, stream, "f", WARM[stream.name] if warm else None), slow)
+    assert not differences(decode_fast(block, SCANNERS[stream.name], "f"), slow)
     COUNTS["blocks"] += 1
     COUNTS["accepted"] += slow.events.height
     COUNTS["refused"] += len(slow.refused)
@@ -228,50 +218,65 @@ def many(stream: Stream, lines: int, seed: int, bad: float) -> bytes:
 
 
 @pytest.mark.parametrize("stream", STREAMS, ids=lambda s: s.name)
-def test_long_blocks_of_several_runs_agree(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("connectors.formats.shaped.RUN_BYTES", 20_000)
+def test_long_blocks_agree(stream: Stream) -> None:
     payload = many(stream, 1200, 7, 0.04)
     slow = decode_reference(Block(5, payload), stream, "f")
     assert slow.events.height > 1000
     assert len(slow.refused) > 10
-    assert not differences(decode_fast(Block(5, payload), stream, "f"), slow)
+    assert not differences(decode_fast(Block(5, payload), SCANNERS[stream.name], "f"), slow)
 
 
-def _last_byte_only(self: Buffer, at: np.ndarray, words: tuple[np.uint64, ...], keep: np.uint64) -> np.ndarray:
-    high = np.uint64(0xFF00000000000000)
-    while not int(high) & int(keep):
-        high >>= np.uint64(8)
-    return (self.words(at, len(words))[:, -1] ^ words[-1]) & high
-
-
-PLAIN = [b'{"t":%d,"link":"l%d","tt_ms":%d,"n":%d,"v":1.5}' % (i, i, 5 + i, i) for i in range(9)]
+GOOD = [b'{"t":%d,"link":"l%d","tt_ms":%d,"n":%d,"v":1.5}' % (i, i, 5 + i, i) for i in range(9)]
 CONTROLS = {
-    "lines not pre-checked": ("shaped.Lines.odd", lambda self: None, b'{"t":1,"link":"a\x01","tt_ms":5,"n":1,"v":1.5}'),
-    "keys not compared": ("scan.Buffer.differs", _last_byte_only, b'{"t":1,"link":"a","tt_ms":5,"m":1,"v":1.5}'),
-    "a key may come twice": ("scan.Buffer.differs", _last_byte_only, b'{"t":1,"link":"a","tt_ms":5,"t":1,"v":1.5}'),
-    "extra values not read": (
-        "shape.scalars", lambda _, start, end: np.full(len(start), True), b'{"t":1,"link":"a","tt_ms":5,"n":1,"v":NaN}',
+    "control characters read": (" | word - BLANKS", "", b'{"t":1,"link":"a\x01","tt_ms":5,"n":1}'),
+    "names not compared": (
+        "& KEEP[length]", "& KEEP[1]", b'{"t":1,"link":"a","ttxms":5,"n":1}',
     ),
+    "pieces not compared": (
+        "if length and _same(words, at, words, usual[place, START], length)", "if length",
+        b'{"t":1,"link":"a","tt_ms":5,"m":1,"v":1.5}',
+    ),
+    "a key may come twice": ("if seen[key] == line:", "if False:", b'{"t":1,"link":"a","tt_ms":5,"n":1,"n":1}'),
+    "a key may be missing": ("if required[key] and seen[key] != line:", "if False:", b'{"t":1,"link":"a","tt_ms":5}'),
+    "null for any key": ("if at < 0 or required[key]:", "if at < 0:", b'{"t":1,"link":"a","tt_ms":5,"n":null}'),
     "leading zeros read": (
-        "scan.SMALLEST", np.full(19, -(2**62), np.int64), b'{"t":1,"link":"a","tt_ms":05,"n":1,"v":1.5}',
+        "digits > DIGITS or (digits > 1 and data[first] == ZERO)", "digits > DIGITS",
+        b'{"t":1,"link":"a","tt_ms":05,"n":1}',
     ),
-    "ranges not checked": (
-        "ndjson.check", lambda frame, stream, control: (frame, {}), b'{"t":1,"link":"a","tt_ms":0,"n":1,"v":1.5}',
+    "long integers wrap": ("DIGITS: Final = 18", "DIGITS: Final = 24", b'{"t":1,"link":"a","tt_ms":5,"n":%d}' % (2**64)),
+    "UTF-8 not checked": ("high & 0x80 and", "False and", b'{"t":1,"link":"a\xff","tt_ms":5,"n":1}'),
+    "text behind the object": (
+        "at = _blanks(data, at + 1)\n    if data[at] != LINE_FEED", "at = _blanks(data, at + 2)\n    if data[at] != LINE_FEED",
+        b'{"t":1,"link":"a","tt_ms":5,"n":1}}',
+    ),
+    "extra values not read": (
+        "if at == first or (at > first + 1 and data[first] == ZERO):", "if at == first:",
+        b'{"t":1,"link":"a","tt_ms":5,"n":1,"v":01.5}',
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("what", CONTROLS)
 def test_negative_controls(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fast decoder without one of its checks must be found out by the same comparison."""
-    target, broken, line = CONTROLS[what]
-    block = Block(1, b"\n".join([*PLAIN, line, *PLAIN]))
+    """A scan without one of its checks must be found out by the same comparison; the whole one, not compiled, not."""
+    old, new, line = CONTROLS[what]
+    block = Block(1, b"\n".join([*GOOD, line, *GOOD]))
     slow = decode_reference(block, LINK, "f")
-    assert not differences(decode_fast(block, LINK, "f"), slow)
-    monkeypatch.setattr(f"connectors.formats.{target}", broken)
-    found = differences(decode_fast(block, LINK, "f"), slow)
+    for change, wrong in (old, False), (new, True):
+        monkeypatch.setattr("connectors.formats.scanned.scan", mutant(scan, old, change).scan)
+        try:
+            with np.errstate(over="ignore"):
+                found = differences(decode_fast(block, SCANNERS["link"], "f"), slow)
+        except OverflowError as error:  # where machine code would wrap
+            found = [str(error)]
+        assert bool(found) == wrong
     print(f"{what}: {len(found)} differences")
-    assert found
+
+
+def test_negative_control_of_the_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    block = Block(1, b"\n".join([*GOOD, b'{"t":1,"link":"a","tt_ms":0,"n":1}']))
+    monkeypatch.setattr("connectors.formats.ndjson.check", lambda frame, stream, control: (frame, {}))
+    assert differences(decode_fast(block, SCANNERS["link"], "f"), decode_reference(block, LINK, "f"))
 
 
 def test_common_ways_of_writing_are_decoded_together() -> None:
@@ -306,23 +311,24 @@ def test_common_ways_of_writing_are_decoded_together() -> None:
             assert len(judged) <= 3, f"{len(judged)} of 300 lines were judged one by one"
 
 
-def test_shape_knows_keys_depth_and_values() -> None:
-    shape = Shape.of(b'{"t": 5, "x":{"t":1}, "link":"a","tt_ms":5,"n":1,"note":"z","m":null}', LINK)
-    assert shape is not None
-    assert [(s.name, s.kind) for s in shape.slots] == [
-        ("t", "int"), ("", "skip"), ("link", "text"), ("tt_ms", "int"), ("n", "int"), ("", "skip_text"), ("", "skip"),
-    ]  # fmt: skip
-    assert shape.quotes == b"".join(p.text for p in shape.pieces).count(b'"')
-    assert Shape.of(b'{"t":5,"link":"a\\n"}', LINK) is None
-    assert Shape.of(b'{"t":5,"x":[1,2]}', LINK) is None
-    assert set(wanted(CASE)) == {"t", "district", "case_id", "milestone", "item", "channel", "auto", "coarse", "due_t"}
+def test_each_block_is_read_anew() -> None:
+    """Nothing of a block, least of all the places of its texts, is left in the next one's columns."""
+    scanner = Scanner(LINK)
+    one = b'{"t":1,"link":"a-rather-long-name","tt_ms":5,"n":1}\n'
+    first = scanner.scan(one * 3, 1)
+    second = scanner.scan(one.replace(b"rather", b"longer"), 4)
+    assert first.frame["place"].to_list() == ["a-rather-long-name"] * 3
+    assert second.frame.rows() == [(4, 0, 1, "a-longer-long-name", 5, 1)]
+    assert second.line(0) == one.replace(b"rather", b"longer")[:-1]
 
 
 def test_blank_lines_are_no_records_but_count_as_lines() -> None:
     good = b'{"t":1,"link":"a","tt_ms":5,"n":1}'
     payload = b"\n".join([b"", good, b"  \t", b"\r", good, b"x", b""]) + b"\n"
-    for decode in (decode_fast, decode_reference):
-        out = decode(Block(10, payload), LINK, "f")
+    for out in (
+        decode_fast(Block(10, payload), SCANNERS["link"], "f"),
+        decode_reference(Block(10, payload), LINK, "f"),
+    ):
         assert out.events["record"].to_list() == [11, 14]
         assert [letter.position for letter in out.refused] == ["15"]
         assert (out.records, out.next_position) == (3, 17)

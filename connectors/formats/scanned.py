@@ -1,0 +1,110 @@
+"""The plain lines of a block as a frame, and which lines are left (`scan.py` says what a plain line is)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from connectors.formats.decoded import schema, wanted
+from connectors.formats.lines import MAX_LINE, count_lines
+from connectors.formats.scan import FLAG, INTEGER, PLACES, REMEMBERED, TEXT, WORD, Int64s, Mask, Words, scan
+from pipelines.streams import Stream
+
+PAD: Final = b"\n" * (2 * WORD)
+"""What follows the payload, so that a word may be read at any of its bytes."""
+KINDS: Final = {"int": INTEGER, "text": TEXT, "flag": FLAG}
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """`frame`: the events (without `id`) of the plain lines; `rest`: the numbers, from 0, of the others, blank ones
+    aside, in order; line n is [begins[n], begins[n + 1]) of `text`, its line feed included."""
+
+    frame: pl.DataFrame
+    rest: Int64s
+    text: bytes
+    begins: Int64s
+
+    def __len__(self) -> int:
+        return len(self.begins) - 1
+
+    def line(self, number: int) -> bytes:
+        """A line without its line feed."""
+        return self.text[int(self.begins[number]) : int(self.begins[number + 1]) - 1]
+
+
+class Scanner:
+    """Reads blocks of one stream's canonical NDJSON; threads may share it."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        kinds = wanted(stream)
+        names = [name.encode() for name in kinds]
+        self._names = _words(b"".join(names) + PAD)
+        self._ends = np.cumsum([len(name) for name in names])
+        self._kinds = np.array([KINDS[kind] for kind in kinds.values()])
+        self.of = of = schema(stream)
+        self._columns = ["place" if name == stream.place else name for name in kinds]
+        texts = np.array([of[column] == pl.String for column in self._columns])
+        self._slots = np.where(texts, np.cumsum(texts), np.cumsum(~texts)) - 1
+        nullable = {c.name for c in stream.columns if c.nullable}
+        self._required = np.array([column not in nullable for column in self._columns])
+        self._texts, self._integers = int(texts.sum()), int((~texts).sum())
+
+    def scan(self, payload: bytes, first: int) -> Scanned:
+        """`first` is the record number of line 0."""
+        text = payload + PAD
+        size = len(payload) + (bool(payload) and not payload.endswith(b"\n"))
+        count = count_lines(payload)
+        begins, numbers, rest = np.empty(count + 1, np.int64), np.empty(count, np.int64), np.empty(count, np.int64)
+        integers = np.empty((self._integers, count), np.int64)
+        known = np.zeros((len(self._kinds), count), np.bool_)
+        views = np.empty((self._texts, count, 2), np.uint64)
+        rows, others = scan(
+            np.frombuffer(text, np.uint8), _words(text), size, MAX_LINE,
+            self._names, self._ends, self._kinds, self._slots, self._required,
+            np.full(len(self._kinds), -1), np.zeros((PLACES, REMEMBERED), np.int64),
+            begins, numbers, rest, integers, known, views,
+        )  # fmt: skip
+        columns = {
+            "record": pl.Series(numbers[:rows] + first),
+            "index": pl.zeros(rows, dtype=pl.Int32, eager=True),
+        }
+        for key, (name, slot, required) in enumerate(zip(self._columns, self._slots, self._required, strict=True)):
+            present = None if required else known[key, :rows]
+            if self.of[name] == pl.String:
+                columns[name] = _text_column(views[slot, :rows], present, text)
+            else:
+                columns[name] = _integer_column(integers[slot, :rows], present)
+        frame = pl.DataFrame({name: columns[name].alias(name) for name in self.of})
+        return Scanned(frame, rest[:others], text, begins)
+
+
+def _words(text: bytes) -> Words:
+    """The word at each place of a text that `PAD` ends."""
+    return np.ndarray((len(text) - WORD + 1,), "<u8", text, 0, (1,))
+
+
+def _integer_column(values: Int64s, present: Mask | None) -> pl.Series:
+    if present is None or present.all():
+        return pl.Series(values)
+    return _series(pa.array(values, mask=~present))
+
+
+def _text_column(views: Words, present: Mask | None, text: bytes) -> pl.Series:
+    """A column of Arrow string views, which refer to `text`."""
+    valid = None
+    if present is not None and not present.all():
+        valid = pa.py_buffer(np.packbits(present, bitorder="little"))
+    buffers = [valid, pa.py_buffer(views), pa.py_buffer(text)]
+    return _series(pa.Array.from_buffers(pa.string_view(), len(views), buffers))
+
+
+def _series(array: Any) -> pl.Series:
+    out = pl.from_arrow(array)
+    assert isinstance(out, pl.Series)
+    return out
