@@ -6,6 +6,7 @@ from commands.inputs import UserError
 from connectors.mapping import MappingError
 from dashboards.serve import CannotServe
 from pipelines.catalogue import CatalogueError
+from pipelines.delivery import DamagedEpoch, TooFar
 from pipelines.pack import PackError
 from sinks.difference import NothingCompared
 from sinks.errors import StoreError, StoreOwned
@@ -16,9 +17,10 @@ WRONG = (
     PackError,
     CatalogueError,
     CannotServe,
+    TooFar,
     NothingCompared,
     StoreOwned,
     FileNotFoundError,
     LookupError,
 )
-FAILED = (StoreError, OSError)
+FAILED = (StoreError, DamagedEpoch, OSError)

@@ -5,19 +5,26 @@ from __future__ import annotations
 import difflib
 import http.client
 import json
+import re
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+import polars as pl
 
 from commands.inputs import UserError, city_of, named, names
 from connectors.mapping import read_mapping
 from pipelines import catalogue
 from pipelines.alerts import Rule
+from pipelines.catalogue.reference import window
 from pipelines.city import City
 from pipelines.indicator import Composite, Indicator, Panes
+
+SHOWN: Final = 20
+"""Current values that `explain` prints."""
 
 
 def profile_text(file: Path, map_: str | None, lookup: Path | None) -> str:
@@ -96,14 +103,14 @@ def _indicator(indicator: Indicator) -> list[str]:
         f"{indicator.id}: {indicator.en} / {indicator.zh}",
         f"  method      {indicator.method_id}",
         f"  kind        {type(kind).__name__.lower()}{' (reduce)' if isinstance(kind, Panes) and kind.reduce else ''}",
-        f"  window      {indicator.window}",
+        f"  window      {window(indicator.window)}",
         f"  unit        {indicator.unit}",
     ]
     if indicator.stream is not None:
         lines.append(f"  stream      {indicator.stream.name}: {', '.join(c.name for c in indicator.stream.columns)}")
     if isinstance(kind, Panes):
-        lines += [f"  aggregate   {e.meta.output_name()} = {e}" for e in kind.aggregate]
-        lines.append(f"  value       {kind.value}")
+        lines += [f"  aggregate   {e.meta.output_name()} = {_formula(e.meta.undo_aliases())}" for e in kind.aggregate]
+        lines.append(f"  value       {_formula(kind.value)}")
     if isinstance(kind, Composite):
         lines += [f"  part        {p.indicator}, weight {p.weight}, score {p.score}" for p in kind.parts]
     elif indicator.inputs:
@@ -144,10 +151,19 @@ def _now(name: str, url: str) -> list[str]:
         return ["", f"now: {url} answers {error.code} for {name}"]
     except (OSError, ValueError, http.client.HTTPException):  # nobody, or something that is no citybrain
         return ["", f"now: no citybrain answers at {url}; start one with `citybrain up`"]
-    lines = ["", f"now, at {url}:"]
-    for entry in body.get("readings", [])[:20]:
+    entries = sorted(body.get("readings", []), key=lambda e: (e["place_kind"] != "city", e["place_kind"], e["place"]))
+    lines = ["", f"now, at {url}:" + ("" if entries else " nothing yet")]
+    for entry in entries[:SHOWN]:
         value = "-" if entry["value"] is None else f"{entry['value']:g} {entry['unit']}"
+        kind = "provisional" if entry["provisional"] else "final"
         lines.append(
-            f"  {entry['place_kind']} {entry['place']}: {value} ({entry['state']}, {entry['samples']} samples)"
+            f"  {entry['place_kind']} {entry['place']}: {value} ({kind}, {entry['state']}, {entry['samples']} samples)"
         )
+    if len(entries) > SHOWN:
+        lines.append(f"  and {len(entries) - SHOWN} more: {address}")
     return lines
+
+
+def _formula(of: pl.Expr | None) -> str:
+    """An expression as one would write it: the library's own text without its marks for literals."""
+    return "-" if of is None else re.sub(r"dyn (?:int|float): ", "", str(of))

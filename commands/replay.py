@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,12 +20,14 @@ from commands.progress import Progress
 from pipelines import catalogue
 from pipelines.delivery import Counts, Run, next_epoch
 from pipelines.indicator import Indicator
+from pipelines.model import NEVER
 from sinks.clickhouse import ClickHouseSink
 from sinks.connection import refuse_owned
 from sinks.export import export, refuse_foreign
 from sinks.writer import StoreThread
 
 MOSTLY_LATE = 0.5
+MOSTLY_REFUSED = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +61,16 @@ def replay(inputs: Inputs, options: Options, quiet: bool = False) -> dict[str, A
             counts = run.replay(options.until, progress.show)
         store.close()
         wall = time.perf_counter() - started
-        stored = {t: len_ for t, len_ in sink.counts().items() if t in ("readings", "episodes")}
-        summary = summarise(counts, stored, wall, shown)
+        found = sink.counts(since=epoch << 32)
+        summary = summarise(counts, found, wall, shown)
         summary["seconds"] = {k: round(v, 3) for k, v in counts.seconds.items()} | {
             "store_thread": round(store.busy_s, 3)
         }
         if options.out is not None:
             export(sink, options.out, revisions=options.revisions, summary=summary)
     warn_if_late(counts, inputs)
+    warn_if_refused(counts)
+    warn_if_early(options, run)
     return summary
 
 
@@ -80,12 +85,12 @@ def chosen(names: Iterable[str], among: Sequence[Indicator]) -> tuple[Indicator,
     return tuple(i for i in among if i.id in wanted)
 
 
-def summarise(counts: Counts, stored: dict[str, int], wall: float, store: str) -> dict[str, Any]:
+def summarise(counts: Counts, found: dict[str, int], wall: float, store: str) -> dict[str, Any]:
     received = counts.counters["received"]
     return {
         **counts.counters,
-        "readings": stored["readings"],
-        "episodes": stored["episodes"],
+        "readings": found["readings"],
+        "episodes": found["episodes"],
         "wall_s": round(wall, 3),
         "events_per_s": round(received / wall) if wall else 0,
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
@@ -104,6 +109,26 @@ def warn_if_late(counts: Counts, inputs: Inputs) -> None:
             "this late, give --disorder 300s (or `disorder` in the mapping). `citybrain profile` shows how late rows are.",
             file=sys.stderr,
         )
+
+
+def warn_if_refused(counts: Counts) -> None:
+    received, accepted = counts.counters["received"], counts.counters["accepted"]
+    refused = counts.counters["rejected"] + counts.counters["quarantined"]
+    if (letter := counts.first_letter) is not None and refused > MOSTLY_REFUSED * received:
+        nothing = "" if accepted else ", so nothing could be computed"
+        print(
+            f"warning: {100 * refused / received:.0f} % of the records were refused{nothing}. The first one, record "
+            f"{letter.position} of {letter.source}: {letter.reason}: {letter.detail}. If these files are of another stream, "
+            "give --stream; if they have columns of their own, give --map; `citybrain profile FILE` shows what is in one.",
+            file=sys.stderr,
+        )
+
+
+def warn_if_early(options: Options, run: Run) -> None:
+    last = max((s.ingest.largest for s in run.streams.values()), default=NEVER)
+    if options.until is not None and options.until <= last:
+        at = datetime.fromtimestamp(last / 1000, UTC).isoformat(timespec="milliseconds")
+        print(f"warning: --until is not after the last event, {at}; it changes nothing", file=sys.stderr)
 
 
 @contextmanager

@@ -186,7 +186,8 @@ class Brain:
             return until
         places = max(1, len(state.attendance.presence.first), len(state.tree.configured))
         per_ms = places * sum(len(t.members) / step_ms(t.window) for t in state.tables)
-        stride = max(HOUR_MS, int(cells / per_ms)) if per_ms else until - since
+        least = min((step_ms(t.window) for t in state.tables), default=HOUR_MS)
+        stride = max(least, int(cells / per_ms)) if per_ms else until - since
         return min(until, since + stride)
 
     def _stride(self, watermarks: Mapping[str, int], revision: int) -> Step:

@@ -20,13 +20,15 @@ from pipelines.city import City
 from pipelines.episodes import transitions_frame
 from pipelines.indicator import Indicator, Panes
 from pipelines.ingest import COUNTERS
-from pipelines.model import DEAD_LETTERS_SCHEMA, DeadLetter, Decoded, PlaceRegistry, Rows, Stamped
+from pipelines.model import DEAD_LETTERS_SCHEMA, NEVER, DeadLetter, Decoded, PlaceRegistry, Rows, Stamped
 from pipelines.rollup import Rollup
 from pipelines.stream_run import Attached, StreamRun
-from pipelines.streams import Stream
+from pipelines.streams import DAY_MS, Stream
 
 COMMIT_EVENTS: Final = 1_000_000
 """Events of a replayed step: large enough that the fixed cost of an insert does not matter."""
+FARTHEST_MS: Final = 31 * DAY_MS
+"""How long time may go on after the last event of a replay."""
 READ_EVENTS: Final = 250_000
 """Events of a replay that are stamped and grouped in one go: few enough for the processor's cache."""
 STAGES: Final = ("read", "ingest", "engine", "brain", "store")
@@ -50,6 +52,7 @@ class Counts:
     rows: int = 0
     steps: int = 0
     dead_letters: int = 0
+    first_letter: DeadLetter | None = None
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
 
@@ -116,6 +119,13 @@ class Run:
             tail = self.brain.close(self._revision())
             self._write([], [], tail)
         else:
+            last = max(closing.values(), default=NEVER)
+            if last > NEVER and until - last > FARTHEST_MS:
+                days = (until - last) // DAY_MS
+                raise TooFar(
+                    f"--until is {days} days after the last event; at most {FARTHEST_MS // DAY_MS} are allowed (is the year "
+                    "right?)"
+                )
             closing = {name: max(end, until) for name, end in closing.items()}
             for name, stream in self.streams.items():
                 for part in stream.parts:
@@ -214,6 +224,7 @@ class Run:
         counts.readings += len(step.readings)
         counts.transitions += len(step.transitions)
         counts.dead_letters += len(letters)
+        counts.first_letter = counts.first_letter or next(iter(letters), None)
         counts.counters = {c: sum(s.ingest.counters[c] for s in self.streams.values()) for c in COUNTERS}
         if batch:
             self.store.submit(batch)
@@ -267,16 +278,28 @@ def dead_letters_frame(letters: Sequence[DeadLetter], now: int) -> pl.DataFrame:
     return pl.DataFrame(rows, DEAD_LETTERS_SCHEMA, orient="row")
 
 
+class TooFar(ValueError):
+    """Time was to go on after the last event for longer than anybody waits."""
+
+
+class DamagedEpoch(ValueError):
+    """The file that holds a store's epoch is not readable as one."""
+
+
 def next_epoch(folder: Path) -> int:
-    """Raises the epoch of a store's folder and makes it durable before it is used (rule 33)."""
+    """Raises the epoch of a store's folder and makes it durable before it is used (rule 33).
+
+    DamagedEpoch when the file holds no number: a guess might repeat an epoch, and old revisions would win.
+    """
     path = folder / "epoch"
     try:
         epoch = int(path.read_text()) + 1
     except FileNotFoundError:
         epoch = 1
     except ValueError:
-        raise ValueError(
-            f"{path} holds {path.read_text()!r}, not a number; write the largest epoch ever used into it"
+        raise DamagedEpoch(
+            f"{path} holds {path.read_bytes()[:80]!r}, not a number; write one into it that is larger than every epoch "
+            "used so far (each start of citybrain uses the next one, from 1)"
         ) from None
     draft = folder / "epoch.new"
     with draft.open("w") as file:
@@ -306,4 +329,14 @@ def _one(blocks: Sequence[Decoded]) -> Decoded:
     )
 
 
-__all__ = ["Attached", "Batch", "Counts", "Run", "Store", "StreamRun", "dead_letters_frame", "next_epoch"]
+__all__ = [
+    "Attached",
+    "Batch",
+    "Counts",
+    "DamagedEpoch",
+    "Run",
+    "Store",
+    "StreamRun",
+    "dead_letters_frame",
+    "next_epoch",
+]

@@ -28,7 +28,8 @@ def readings_of_table(
     final: int = NEVER,
     skip: int = 0,
 ) -> list[pl.DataFrame]:
-    """The cells of a table's `members` as readings, and those of the `derived` indicators that read them.
+    """The cells of a table's `members` as readings, and those of the `derived` indicators that read them. Empties `levels`
+    as it goes: of a million places both at once would be too much.
 
     Of windows up to `final` only the touched places (`place, window_end`) and their parents; all of them where `touched`
     is None. The lowest `skip` levels are left out. `mark`, a reason, makes readings with data `degraded` (rule 9)."""
@@ -51,10 +52,11 @@ def readings_of_table(
     out = []
     for indicator in everything:
         allowed = indicator.kind.levels if isinstance(indicator.kind, Panes | Derived) else ()
+        mine = levels.pop(indicator.id)
         for level, kind in enumerate(tree.levels):
             if level < skip or (allowed and kind not in allowed):
                 continue
-            cells = levels[indicator.id][level]
+            cells = mine[level]
             if affected:
                 wanted = np.isin(_keys(cells["code"], cells["window_end"]), affected[level])
                 wanted |= cells["window_end"].to_numpy() > final

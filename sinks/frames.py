@@ -22,6 +22,9 @@ LATEST_MS: Final = 10_413_792_000_000
 MONTHS_PER_INSERT: Final = 50
 """ClickHouse refuses blocks of more than 100 partitions with the code it also uses for too many parts (252)."""
 
+ROWS_PER_INSERT: Final = 1_000_000
+"""The store sorts a block in memory: of a million places with many indicators all at once would be too much."""
+
 
 def stored(table: Table, frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with the columns of the table in their order and the types that the insert needs.
@@ -91,7 +94,12 @@ def _extent(values: pl.Series) -> tuple[int, int]:
 
 
 def pieces(table: Table, frame: pl.DataFrame, months: int = MONTHS_PER_INSERT) -> Iterator[pl.DataFrame]:
-    """The stored frame in pieces of at most so many partitions each; almost always one piece, the frame itself."""
+    """The stored frame in pieces of at most so many partitions and rows; almost always one piece, the frame itself."""
+    for part in _by_month(table, frame, months):
+        yield from part.iter_slices(ROWS_PER_INSERT)
+
+
+def _by_month(table: Table, frame: pl.DataFrame, months: int) -> Iterator[pl.DataFrame]:
     if frame.is_empty():
         return
     if table.month is None:

@@ -138,9 +138,13 @@ class Reader:
         table = self._table(f"lifecycles_{name}")
         return self._select(table, where).sort(table.key)
 
-    def counts(self) -> dict[str, int]:
-        """Distinct keys per table."""
-        return {name: int(self.query(f"SELECT count() FROM {quoted(name)} {FINAL}").item()) for name in self.tables}
+    def counts(self, since: int = 0) -> dict[str, int]:
+        """Distinct keys per table; of tables with revisions only those whose newest one is not below `since`."""
+        out = {}
+        for name, table in self.tables.items():
+            newer = f"WHERE revision >= {int(since)}" if since and "revision" in table.schema else ""
+            out[name] = int(self.query(f"SELECT count() FROM {quoted(name)} {FINAL} {newer}").item())
+        return out
 
     def page(self, table: str, after: tuple[Any, ...] | None, limit: int, *, newest: bool = True) -> pl.DataFrame:
         """The next `limit` rows by key (and version, where not only the newest is wanted) after that of `after`.

@@ -273,3 +273,48 @@ def first_numbers(port: int, running: subprocess.Popen[str]) -> dict[str, Any]:
             pass
         time.sleep(0.25)
     raise AssertionError("no reading within 90 s")
+
+
+LINES = b"".join(b'{"t":%d,"link":"a","tt_ms":5000,"n":1}\n' % (1772409605000 + 60_000 * i) for i in range(3))
+
+
+def test_what_looks_like_a_slip_is_said(tmp_path: Path) -> None:
+    """A replay that refuses nearly everything, or is told a time that cannot be meant, does not end in silence."""
+    file = tmp_path / "link.ndjson"
+    file.write_bytes(LINES)
+    refused = citybrain("replay", str(file), "--stream", "det")
+    assert (
+        refused.returncode == 0 and "100 % of the records were refused, so nothing could be computed" in refused.stderr
+    )
+    assert f"record 1 of {file}: missing_field: lane is missing" in refused.stderr
+    early = citybrain("replay", str(file), "--until", "2020-01-01T00:00:00Z")
+    assert (
+        early.returncode == 0 and "--until is not after the last event, 2026-03-02T00:02:05.000+00:00" in early.stderr
+    )
+    far = citybrain("replay", str(file), "--until", "2062-03-02T08:00:00Z")
+    assert far.returncode == 2 and "is the year right?" in far.stderr and "Traceback" not in far.stderr
+    fine = citybrain("replay", str(file), "--quiet")
+    assert fine.returncode == 0 and not fine.stderr
+
+
+def test_the_summary_counts_the_run_not_the_store(tmp_path: Path) -> None:
+    first, second = tmp_path / "a" / "link.ndjson", tmp_path / "b" / "link.ndjson"
+    for file, payload in ((first, LINES), (second, LINES.splitlines(keepends=True)[0])):
+        file.parent.mkdir()
+        file.write_bytes(payload)
+    store = str(tmp_path / "store")
+    found = [
+        json.loads(citybrain("replay", str(f), "--store", store).stdout)["readings"] for f in (first, first, second)
+    ]
+    alone = json.loads(citybrain("replay", str(second)).stdout)["readings"]
+    assert found[0] == found[1] > 0 and found[2] == alone
+
+
+def test_a_damaged_epoch_is_one_line(tmp_path: Path) -> None:
+    file, store = tmp_path / "link.ndjson", tmp_path / "store"
+    file.write_bytes(LINES)
+    assert citybrain("replay", str(file), "--store", str(store)).returncode == 0
+    (store / "epoch").write_bytes(b"\xffx")
+    damaged = citybrain("replay", str(file), "--store", str(store))
+    assert damaged.returncode == 1 and "larger than every epoch used so far" in damaged.stderr
+    assert "Traceback" not in damaged.stderr
