@@ -36,7 +36,7 @@ class Reading:
 
     block_bytes: int = 4 << 20
     threads: int = 2
-    ahead: int = 32
+    ahead: int = 16
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,7 @@ class SeenKeys:
             self.slots = np.zeros((size, 2), dtype=np.int64)
         self.used = len(pairs)
         _insert(self.slots, pairs)
-        self._spare = old
+        self._spare = old if len(old) == size else NO_KEYS
 
 
 @compiled

@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Sequence
+from typing import Final
 
 import polars as pl
 
@@ -14,14 +15,17 @@ from sinks.errors import StoreError
 
 Batch = Sequence[tuple[str, pl.DataFrame]]
 """Frames of one step, written in this order."""
+ROWS: Final = 1_000_000
+"""More rows than this do not wait: a step of a million places is some hundred MB."""
 
 
 class StoreThread:
     """Writes batches in the order of `submit`, on one thread.
 
-    `submit` blocks while `depth` batches wait (back-pressure). The first error, of whatever kind, ends the writing: the
-    batch that failed and those after it are not acknowledged, and the next `submit`, `flush` or `close` raises it,
-    every time. What `flush` returned from is durable. `busy_s` is the time spent in the sink so far.
+    `submit` blocks while `depth` batches wait, and until at most `ROWS` rows are not written yet (back-pressure). The
+    first error, of whatever kind, ends the writing: the batch that failed and those after it are not acknowledged, and
+    the next `submit`, `flush` or `close` raises it, every time. What `flush` returned from is durable. `busy_s` is the
+    time spent in the sink so far.
     """
 
     def __init__(self, sink: Sink, depth: int = 2) -> None:
@@ -31,6 +35,8 @@ class StoreThread:
         self._queue: queue.Queue[Batch | None] = queue.Queue(depth)
         self._error: BaseException | None = None
         self._lost = 0
+        self._rows = 0
+        self._written = threading.Condition()
         self._closed = False
         self.busy_s = 0.0
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
@@ -45,7 +51,12 @@ class StoreThread:
         self._check()
         if self._closed:
             raise StoreError("the store's writer was closed; nothing more is written")
+        rows = sum(len(frame) for _, frame in batch)
+        with self._written:
+            self._rows += rows
         self._queue.put(batch)
+        with self._written:
+            self._written.wait_for(lambda: self._rows <= ROWS)
 
     def flush(self) -> None:
         """Waits until everything submitted is durable; raises StoreError when it is not."""
@@ -90,5 +101,9 @@ class StoreThread:
                 self._error = error
             finally:
                 self.busy_s += time.perf_counter() - started
+                with self._written:
+                    self._rows -= sum(len(frame) for _, frame in batch)
+                    self._written.notify_all()
+                del batch
                 self._queue.task_done()
         self._queue.task_done()
