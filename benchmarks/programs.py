@@ -27,6 +27,10 @@ COLUMNS: Final = "t Int64, link LowCardinality(String), tt_ms Int64, n Int64"
 AIR_COLUMNS: Final = (
     "t Int64, station LowCardinality(String), pollutant LowCardinality(String), ngm3 Int64, covered_ms Int64"
 )
+TOLERANT: Final = (
+    ", input_format_allow_errors_num = 1000000, input_format_allow_errors_ratio = 0.01"
+    f", input_format_json_max_object_size = {1 << 40}"  # a lost brace makes one object of all that follows
+)
 Answer = dict[str, Any]
 
 
@@ -84,7 +88,7 @@ def chdb(path: str, tolerate: bool = False, check: bool = False) -> Answer:
 
     engine.query("SELECT 1", "Arrow")
     kind = "Arrow" if path.endswith(".arrow") else "JSONEachRow"
-    tolerant = ", input_format_allow_errors_num = 1000000, input_format_allow_errors_ratio = 0.01" if tolerate else ""
+    tolerant = TOLERANT if tolerate else ""
     started, used = time.perf_counter(), time.process_time()
     found = engine.query(
         f"SELECT link, intDiv(t, {PANE_MS}), count() AS events, sum(n) AS veh, sum(n * tt_ms) AS tt"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import orjson
 import polars as pl
@@ -195,8 +195,29 @@ def detail_json(details: pl.Series | None, reasons: pl.Series) -> pl.Series:
             return pl.Series(["{}"], dtype=pl.String).new_from_index(0, len(reasons))
         text = pl.concat_str(pl.lit('{"reason":"'), pl.lit(reasons), pl.lit('"}'))
         return pl.select(pl.when(pl.lit(reasons).is_null()).then(pl.lit("{}")).otherwise(text)).to_series()
+    if isinstance(details.dtype, pl.Struct):
+        fields = {field.name: _json_field(details, field) for field in details.dtype.fields}
+        fields["reason"] = pl.select('"reason":"' + pl.lit(reasons) + '"').to_series()
+        members = pl.concat_str(*(fields[name] for name in sorted(fields)), separator=",", ignore_nulls=True)
+        return pl.select(pl.concat_str(pl.lit("{"), members, pl.lit("}"))).to_series()
     out = []
     for detail, reason in zip(details.to_list(), reasons.to_list(), strict=True):
-        entries = {k: v for k, v in (detail or {}).items() if v is not None}
-        out.append(orjson.dumps(entries | ({"reason": reason} if reason else {}), option=orjson.OPT_SORT_KEYS).decode())
+        out.append(orjson.dumps(detail | ({"reason": reason} if reason else {}), option=orjson.OPT_SORT_KEYS).decode())
     return pl.Series(out, dtype=pl.String)
+
+
+def _json_field(details: pl.Series, field: pl.Field) -> pl.Series:
+    """`"name":value` of one field of a struct in each row, null where it is null."""
+    values = details.struct.field(field.name)
+    written = values.to_frame().select(pl.struct(_sorted(pl.col(field.name), field.dtype).alias(field.name)))
+    inside = written.to_series().struct.json_encode().str.strip_prefix("{").str.strip_suffix("}")
+    return inside.zip_with(values.is_not_null(), pl.Series([None], dtype=pl.String))
+
+
+def _sorted(value: pl.Expr, dtype: Any) -> pl.Expr:
+    """A struct with its fields in the order of their names, at every depth."""
+    if not isinstance(dtype, pl.Struct):
+        return value
+    fields = sorted(dtype.fields, key=lambda field: field.name)
+    inner = pl.struct(_sorted(value.struct.field(f.name), f.dtype).alias(f.name) for f in fields)
+    return pl.when(value.is_not_null()).then(inner)
