@@ -230,8 +230,8 @@ class Brain:
         return Step(_joined(found))
 
     def provisional(self, open_rows: Iterable[Rows]) -> pl.DataFrame:
-        """Readings of the windows that are still open, with what is grouped so far, above the site level;
-        never stored, never judged (rule 19)."""
+        """Readings of windows that are still open, with what is grouped so far, above the site level; never stored,
+        never judged (rule 19). Of each kind of window the next to become final, and the one that the newest events are in."""
         found: list[pl.DataFrame] = []
         rows = {one.rollup: one.rows for one in open_rows}
         for state in self.streams.values():
@@ -240,7 +240,9 @@ class Brain:
             for table in state.tables:
                 if isinstance(table, PaneTable) and table.rollup.name in rows:
                     more = rows[table.rollup.name]
-                    wanted = [next_end(table.window, state.watermark, self.city.zone)]
+                    panes = more["pane_start"].to_numpy()
+                    newest = max(state.watermark, int(panes.max()) if len(panes) else NEVER)
+                    wanted = sorted({next_end(table.window, t, self.city.zone) for t in (state.watermark, newest)})
                     levels = table.compute(wanted, more, with_data=True)
                     found += readings_of_table(
                         table.members, self.derived, levels, state.tree, 0, None, "provisional", skip=1
