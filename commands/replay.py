@@ -164,6 +164,10 @@ def persistent(options: Options) -> tuple[str, str]:
     store = options.store or ""
     if store.startswith(("http://", "https://")):
         return store, store.split("@")[-1]
+    if "://" in store.removeprefix("chdb://"):
+        raise UserError(
+            f"--store {store!r} is no store; write a folder, chdb:///abs/dir or http(s)://user@host:port/database"
+        )
     path = Path(store.removeprefix("chdb://")).absolute()
     made_folder(path, "--store")
     ours = (path / "epoch").is_file() and (path / "metadata").is_dir()

@@ -144,6 +144,7 @@ def test_what_the_user_got_wrong_is_one_line_that_helps(
         ("replay", link, "--disorder", "300"): ["such as"],
         ("replay", link, "--engine", "flink"): ["polars"],
         ("replay", link, "--fresh"): ["--store"],
+        ("replay", link, "--store", "foo://x"): ["foo://x", "chdb:///abs/dir"],
         ("replay", link, "--out", ROOT): [str(ROOT)],
         ("explain", "traffic.tp"): ["Did you mean 'traffic.tpi'"],
         ("profile", tmp_path / "nothing.csv"): ["is no file"],
