@@ -18,10 +18,11 @@ from pipelines import catalogue
 from pipelines.city import City
 from pipelines.delivery import Attached
 from pipelines.pack import duration_ms, read_city
-from pipelines.streams import Stream
+from pipelines.streams import DAY_MS, Stream
 from pipelines.watermark import Input
 
 ROOT = Path(__file__).resolve().parent.parent
+LONGEST_DISORDER_MS = 31 * DAY_MS
 ARROW = (".arrow", ".feather", ".ipc")
 
 
@@ -111,6 +112,11 @@ def resolve(
     if len({path.resolve() for path in paths}) < len(paths):
         raise UserError("a file is named twice; each file is one input, read once")
     disorder_ms = duration_ms(disorder, "--disorder") if disorder else None
+    if disorder_ms is not None and disorder_ms > LONGEST_DISORDER_MS:
+        raise UserError(
+            f"--disorder {disorder} is too long; at most {LONGEST_DISORDER_MS // DAY_MS}d are allowed. If the file is not in "
+            'the order of arrival, write order = "event_time" into a mapping'
+        )
     if map_ is not None:
         if stream is not None:
             raise UserError("--stream and --map exclude each other: the mapping names its stream")

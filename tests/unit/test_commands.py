@@ -142,6 +142,8 @@ def test_what_the_user_got_wrong_is_one_line_that_helps(
         ("replay", link, "--until", "tomorrow"): ["2026-03-02T08:00:00+08:00"],
         ("replay", link, "--until", "2026-03-02T08:00:00"): ["has no zone"],
         ("replay", link, "--disorder", "300"): ["such as"],
+        ("replay", link, "--disorder", "100000d"): ["at most 31d"],
+        ("replay", link, "--disorder", "999999999999999999s"): ["at most 31d"],
         ("replay", link, "--engine", "flink"): ["polars"],
         ("replay", link, "--fresh"): ["--store"],
         ("replay", link, "--store", "foo://x"): ["foo://x", "chdb:///abs/dir"],
