@@ -196,6 +196,8 @@ def main() -> NoReturn:
     """Runs a command; errors that a user can cause are one line on stderr and exit code 2."""
     # Of a server that does not answer the driver logs a traceback; the error says it in a line.
     logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
+    # A supervisor's or a time limit's end runs the same clean-up as Ctrl-C: a temporary store goes. `up` has its own.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         app(standalone_mode=True)
     except KeyboardInterrupt:
