@@ -1,4 +1,4 @@
-"""Canonical NDJSON: the vectorised decoder accepts the reference decoder's language, with the same values (rule 12)."""
+"""Canonical NDJSON: the compiled scan accepts the reference decoder's language, with the same values (rule 12)."""
 
 from __future__ import annotations
 
