@@ -21,6 +21,7 @@ from pipelines import catalogue
 from pipelines.delivery import Counts, Run, next_epoch
 from pipelines.indicator import Indicator
 from pipelines.model import NEVER
+from pipelines.streams import DAY_MS
 from sinks.clickhouse import ClickHouseSink
 from sinks.connection import refuse_owned
 from sinks.export import export, refuse_foreign
@@ -71,6 +72,7 @@ def replay(inputs: Inputs, options: Options, quiet: bool = False) -> dict[str, A
     warn_if_late(counts, inputs)
     warn_if_refused(counts)
     warn_if_early(options, run)
+    warn_if_asleep(run)
     return summary
 
 
@@ -127,8 +129,24 @@ def warn_if_refused(counts: Counts) -> None:
 def warn_if_early(options: Options, run: Run) -> None:
     last = max((s.ingest.largest for s in run.streams.values()), default=NEVER)
     if options.until is not None and options.until <= last:
-        at = datetime.fromtimestamp(last / 1000, UTC).isoformat(timespec="milliseconds")
-        print(f"warning: --until is not after the last event, {at}; it changes nothing", file=sys.stderr)
+        print(f"warning: --until is not after the last event, {iso(last)}; it changes nothing", file=sys.stderr)
+
+
+def warn_if_asleep(run: Run) -> None:
+    """A wrong clock shows as decades without an event; so do files of two seasons, which is why it is no error."""
+    for name, (last, first) in run.brain.asleep().items():
+        seconds = " A time in January 1970 is a time in seconds: `t` counts milliseconds." if last < 31 * DAY_MS else ""
+        print(
+            f"warning: stream {name} has no event between {iso(last)} and {iso(first)}, {(first - last) // DAY_MS} days; "
+            f"its configured sites have no readings there but those of the first 7 days.{seconds} If a clock was wrong, "
+            "leave its records out: what comes after a time in the future counts as late.",
+            file=sys.stderr,
+        )
+
+
+def iso(t: int) -> str:
+    """UTC ms as a text."""
+    return datetime.fromtimestamp(t / 1000, UTC).isoformat(timespec="milliseconds")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -25,7 +26,7 @@ from pipelines.readings import NO_READINGS, readings_of_cells, readings_of_table
 from pipelines.rollup import Rollup
 from pipelines.streams import HOUR_MS, Stream
 from pipelines.tables import Attendance, CaseTable, PaneTable, StockTable, Table
-from pipelines.windows import Window, ends, next_end, step_ms, tumbling
+from pipelines.windows import Window, next_end, reach_ms, step_ms, tumbling
 
 CELLS_A_STRIDE = 300_000
 REMEMBER_MS = 2 * HOUR_MS
@@ -78,12 +79,7 @@ class _StreamState:
             memory = self.memories.setdefault(name, PaneMemory(rollups[name], older, repeats))
             self.tables.append(PaneTable(self.attendance, rollups[name], memory, group, city.zone))
 
-    def first(self) -> int:
-        """No window that ends at or before it can have a cell: the oldest pane known."""
-        presence = self.attendance.presence
-        oldest = [int(presence.first.min())] if len(presence.first) else []
-        oldest += [runs[0][0] for runs in presence.older.values()]
-        return min([*oldest, self.attendance.since])
+        self.longest_ms = max((reach_ms(t.window) + step_ms(t.window) for t in self.tables), default=0)
 
 
 class Brain:
@@ -125,8 +121,6 @@ class Brain:
             self.rules.setdefault(rule.indicator, []).append(rule)
         self._late: dict[str, pl.DataFrame] = {}
         """Rows of the running step that may touch windows that were final before, by rollup."""
-        self.judged_from: dict[str, int] = {}
-        """The first window end that each rule judged."""
 
     def _fed(self, kind: Composite) -> bool:
         """Whether the streams of this run feed enough of a composite for it ever to have a value; else it has no cells."""
@@ -181,7 +175,7 @@ class Brain:
 
     def _next(self, state: _StreamState, until: int, cells: int) -> int:
         """How far a stream's time goes on in one stride."""
-        since = state.watermark if state.watermark > NEVER else state.first()
+        since = state.attendance.awake(state.watermark, state.longest_ms)
         if until == NEVER or since >= until:
             return until
         places = max(1, len(state.attendance.presence.first), len(state.tree.configured))
@@ -219,7 +213,7 @@ class Brain:
                 newest = max(int(last.max()) if len(last) else NEVER, NEVER)
                 if newest == NEVER:
                     continue
-                wanted = ends(
+                wanted = state.attendance.windows(
                     table.window, state.watermark, next_end(table.window, newest, self.city.zone), self.city.zone
                 )
                 if wanted:
@@ -248,6 +242,18 @@ class Brain:
                         table.members, self.derived, levels, state.tree, 0, None, "provisional", skip=1
                     )
         return _joined(found)
+
+    def listened(self, stream: str, since: int, until: int) -> None:
+        """Ticks came of a stream from one watermark to another (rule 8): its silence is one that was heard."""
+        self.streams[stream].attendance.tick(since, until)
+
+    def asleep(self) -> dict[str, tuple[int, int]]:
+        """By stream the longest time in which it was asleep: the start of the last pane before and the first after it."""
+        gaps = {
+            name: [(a[1], b[0]) for a, b in pairwise(state.attendance.heard.runs)]
+            for name, state in self.streams.items()
+        }
+        return {name: max(found, key=lambda gap: gap[1] - gap[0]) for name, found in gaps.items() if found}
 
     # ------------------------------------------------------------ what came
     def _take(self, one: Rows) -> pl.DataFrame:
@@ -296,8 +302,7 @@ class Brain:
             else:
                 touched = table.touched(before)
             touched = pl.concat([touched, state.attendance.appeared(table.window, before, zone)]).unique()
-        since = before if before > NEVER else state.first()
-        fresh = ends(table.window, since, now, zone) if since < now else []
+        fresh = state.attendance.windows(table.window, before, now, zone)
         wanted = sorted({*touched["window_end"].to_list(), *fresh})
         if not wanted:
             return []
@@ -345,12 +350,10 @@ class Brain:
                 if last is None and frame.is_empty():
                     continue
                 oldest = int(frame["window_end"].min()) if len(frame) else until  # type: ignore[arg-type]
-                fresh = ends(indicator.window, oldest - 1 if last is None else last, until, self.city.zone)
-                first = self.judged_from.get(rule.name)
-                if first is not None and oldest < first:  # a late event made cells before the first window judged
-                    fresh = ends(indicator.window, oldest - 1, first - 1, self.city.zone) + fresh
+                fresh = self._windows(indicator, oldest - 1 if last is None else last, until)
+                if last is not None and oldest <= last:  # a late event may have made cells where there were none
+                    fresh = self.episodes.unjudged(rule, self._windows(indicator, oldest - 1, last)) + fresh
                 if fresh or len(frame):
-                    self.judged_from[rule.name] = min(first or oldest, oldest)
                     transitions += self.episodes.step(rule, fresh, frame, until, last)
         return Step(_joined(found), self.episodes.episodes(revision), tuple(transitions))
 
@@ -361,6 +364,22 @@ class Brain:
         if isinstance(indicator.kind, Composite):
             return min((state.watermark for state in self.streams.values()), default=NEVER)
         return self._final(self.indicators[self.order[indicator.inputs[0]]])
+
+    def _windows(self, indicator: Indicator, after: int, until: int) -> list[int]:
+        """Window ends of an indicator in (after, until], but for those that lie deep in time when nothing was heard."""
+        if indicator.stream is not None:
+            heard = self.streams[indicator.stream.name].attendance
+            return heard.windows(indicator.window, after, until, self.city.zone)
+        if isinstance(indicator.kind, Composite):
+            beyond = indicator.kind.lag_ms + indicator.kind.validity_ms
+            found: set[int] = set()
+            for state in self.streams.values():
+                more = state.attendance.windows(
+                    indicator.window, after, until, self.city.zone, beyond + state.longest_ms
+                )
+                found.update(more)
+            return sorted(found)
+        return self._windows(self.indicators[self.order[indicator.inputs[0]]], after, until)
 
     def _forget(self) -> None:
         """Panes that no coming window needs go; with them what only corrections of old windows would read."""

@@ -70,7 +70,8 @@ class CompositeTable:
         if readings.is_empty():
             return pl.DataFrame(schema=WHERE)
         since = readings["window_end"] + self.kind.lag_ms
-        grid = ends(self.window, max(after, int(since.min()) - 1), until, "UTC")  # type: ignore[arg-type]
+        first, last = int(since.min()), int(since.max())  # type: ignore[arg-type]
+        grid = ends(self.window, max(after, first - 1), min(until, last + self.kind.validity_ms), "UTC")
         rows = readings.select(*PLACE, (since - 1).alias("pane_start"))
         return spread(rows, Slide(self.kind.validity_ms, self.window.step_ms), grid, "UTC").select(list(WHERE)).unique()
 

@@ -130,6 +130,7 @@ class Run:
             for name, stream in self.streams.items():
                 for part in stream.parts:
                     stream.engine.add(Stamped(name, part, None, 0, closing[name]))
+                self.brain.listened(name, stream.closing(), closing[name])
             self._commit([r for s in self.streams.values() for r in s.engine.take()], closing, 0)
         self.store.flush()
         return self.counts
@@ -173,6 +174,7 @@ class Run:
         """Once a second: time goes on where nothing comes (rule 8)."""
         for stream in self.streams.values():
             stream.add(stream.ingest.tick(now))
+            self.brain.listened(stream.stream.name, stream.watermark, stream.watermark)
 
     def provisional(self) -> pl.DataFrame:
         """Readings of the open windows with what came so far; for screens only."""

@@ -72,10 +72,11 @@ class EpisodeBook:
         """Judges one step of one rule and returns its transitions, in the order in which to store and publish them.
 
         `ends`: window ends (UTC ms, ascending) of the rule's indicator that became final since its last step, all of
-        the grid: a place without a cell at one of them has no further cell (rule 28). Ends before the first one judged
-        are given when a late event makes cells there. `cells`: `place` String, `window_end` Int64, `value` Float64
-        (null = no data), one row a place and end: all cells of `ends`, and those of older ends that are new or whose
-        value changed; cells never disappear. `watermark`: the stream's, UTC ms. `previous_end`: the grid's end before
+        the grid: a place without a cell at one of them has no further cell (rule 28). Of several in a row at which no
+        place has a cell the first is enough; where a late event makes cells later, their ends and the next are given
+        then (`unjudged`). `cells`: `place` String, `window_end` Int64, `value` Float64 (null = no data), one row a
+        place and end: all cells of `ends`, and those of older ends that are new or whose value changed; cells never
+        disappear. `watermark`: the stream's, UTC ms. `previous_end`: the grid's end before
         the first new one, None at the start; it is checked.
 
         Raises ValueError for ends and cells that do not fit what was judged, LookupError for a rule that the book does
@@ -97,6 +98,11 @@ class EpisodeBook:
     def last_end(self, rule: Rule) -> int | None:
         """The newest window end judged for a rule (UTC ms)."""
         return self._of(rule).judge.last
+
+    def unjudged(self, rule: Rule, ends: Iterable[int]) -> list[int]:
+        """Of window ends before the last one judged: those that were not given, and that a correction may reach."""
+        judge = self._of(rule).judge
+        return [end for end in ends if end > judge.oldest and end not in judge.judged]
 
     def beyond_memory(self) -> int:
         """Corrected cells that were older than what is remembered and so were not judged again, of all rules."""

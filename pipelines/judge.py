@@ -149,14 +149,9 @@ class Judge:
                 self._again(code, changed[code][0], changed[code][-1], verdict)
 
     def _extend_back(self, ends: set[int]) -> None:
-        """Adds window ends before the first one, in which no place has had a cell so far."""
-        first = self.judged.ends[0] if self.judged.ends else None
+        """Adds window ends that were not given, because no place had a cell there: before the first one, or in between."""
         for end in sorted(ends):
             if end not in self.judged:
-                if self.oldest > NEVER or first is None or end > first:
-                    raise ValueError(
-                        f"rule {self.rule.name!r}: window end {end} is between judged ones, but none of them"
-                    )
                 self.judged.add_empty(end)
 
     def _again(self, code: int, first: int, last: int, verdict: Verdict) -> None:

@@ -1,4 +1,4 @@
-"""Who was present when: which cells exist (rule 20)."""
+"""Who was present when, and when a stream was listened to: which cells exist (rule 20)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,51 @@ from bisect import bisect_left, bisect_right
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from pipelines.place_tree import Ints
 
+Mask = npt.NDArray[np.bool_]
 NO_RUN: Final = -(1 << 62)
+
+
+class Spans:
+    """Instants as runs (first, last) without a gap longer than `gap_ms`, ascending."""
+
+    def __init__(self, gap_ms: int) -> None:
+        self.gap_ms = gap_ms
+        self.runs: list[tuple[int, int]] = []
+
+    def add(self, instants: Ints) -> None:
+        if not len(instants):
+            return
+        first, last = int(instants.min()), int(instants.max())
+        if last - first <= self.gap_ms:
+            self.join(first, last)
+            return
+        instants = np.unique(instants)
+        cut = np.flatnonzero(np.diff(instants) > self.gap_ms) + 1
+        for run in np.split(instants, cut):
+            self.join(int(run[0]), int(run[-1]))
+
+    def join(self, first: int, last: int) -> None:
+        """Adds a run."""
+        _join(self.runs, first, last, self.gap_ms)
+
+    def touching(self, since: Ints, until: Ints) -> Mask:
+        """Of the intervals [since, until): whether an instant, or one at most a gap later, lies in them."""
+        found: Mask = np.zeros(len(until), dtype=np.bool_)
+        for first, last in self.runs:
+            found |= (first < until) & (last >= since - self.gap_ms)
+        return found
+
+
+def _join(runs: list[tuple[int, int]], first: int, last: int, gap_ms: int) -> None:
+    """Adds a run to ascending ones; those that it touches are neighbours: from the first that ends late enough on."""
+    begin = bisect_left(runs, first - gap_ms, key=lambda run: run[1])
+    stop = bisect_right(runs, last + gap_ms, key=lambda run: run[0])
+    touched = runs[begin:stop]
+    runs[begin:stop] = [(min([first, *(a for a, _ in touched)]), max([last, *(b for _, b in touched)]))]
 
 
 class Presence:
@@ -65,20 +106,15 @@ class Presence:
             self.first[place], self.last[place] = lo, hi
             return
         runs = self.runs(place)
-        # The runs that the new one touches are neighbours: from the first that ends late enough on.
-        begin = bisect_left(runs, lo - self.retire_after, key=lambda run: run[1])
-        stop = bisect_right(runs, hi + self.retire_after, key=lambda run: run[0])
-        joined = runs[begin:stop]
-        runs[begin:stop] = [(min([lo, *(a for a, _ in joined)]), max([hi, *(b for _, b in joined)]))]
+        _join(runs, lo, hi, self.retire_after)
         self.first[place], self.last[place] = runs.pop()
         if runs:
             self.older[place] = runs
         else:
             self.older.pop(place, None)
 
-    def cells(self, opened: Ints, closed: Ints, configured: Ints, since: int) -> tuple[Ints, Ints]:
-        """Pairs (place code, index of the window) that exist. Configured places also exist in every window that ends
-        after `since`, the start of the stream's first on-time pane."""
+    def cells(self, opened: Ints, closed: Ints, configured: Ints, awake: Mask) -> tuple[Ints, Ints]:
+        """Pairs (place code, index of the window) that exist. Configured places exist in the windows `awake`, too."""
         known = max(len(self.first), int(configured.max()) + 1 if len(configured) else 0)
         exists = np.zeros((known, len(closed)), dtype=bool)
         n = len(self.first)
@@ -90,6 +126,6 @@ class Presence:
             for i in np.flatnonzero(begin < stop):
                 exists[place, begin[i] : stop[i]] = True
         if len(configured):
-            exists[np.ix_(configured, closed > since)] = True
+            exists[np.ix_(configured, awake)] = True
         places, windows = np.nonzero(exists)
         return places, windows

@@ -6,7 +6,7 @@ windows are (`compute`). It decides nothing about publication: that is the brain
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import polars as pl
@@ -16,44 +16,71 @@ from pipelines.indicator import Cases, Indicator, Panes, Stock
 from pipelines.model import NEVER
 from pipelines.panes import PaneMemory
 from pipelines.place_tree import Ints, PlaceTree
-from pipelines.presence import Presence
+from pipelines.presence import Presence, Spans
 from pipelines.rollup import Rollup
-from pipelines.streams import Stream
-from pipelines.windows import Slide, Window, ends, reach_ms, spread, start, starts
+from pipelines.streams import DAY_MS, Stream
+from pipelines.windows import Slide, Window, ends_near, reach_ms, spread, start, starts, step_ms
 
 MOST_CELLS = 2_000_000
 """Cells computed in one go; more windows than this are taken in several."""
 COARSE = pl.when(pl.col("coarse") > 0).then(pl.lit("coarse_time"))
+ASLEEP_AFTER_MS = 7 * DAY_MS
+"""A stream from which nothing was heard for so long, neither an event on time nor a tick, is asleep: its configured
+places have no cells until it is heard again (docs/decisions/0011)."""
 Levels = list[pl.DataFrame]
 TOUCHED = {"place": pl.UInt32, "window_end": pl.Int64}
 
 
 class Attendance:
-    """Presence of a stream's places and the start of its first on-time pane (rule 20), shared by its tables."""
+    """Presence of a stream's places, and when the stream itself was heard (rule 20), shared by its tables.
+
+    `told`: the panes of all events, and ticks. `heard`: of those on time, and ticks after the first.
+    """
 
     def __init__(self, stream: Stream, tree: PlaceTree) -> None:
         self.stream, self.tree = stream, tree
         self.presence = Presence(stream.retire_after_ms)
-        self.since = -NEVER
+        gap_ms = max(ASLEEP_AFTER_MS, stream.retire_after_ms)
+        self.told, self.heard = Spans(gap_ms), Spans(gap_ms)
         self.segments: list[Ints] = []
         """Runs of places (place, first, last) outside what was known before the running step."""
 
     def add(self, places: Ints, panes: Ints, on_time: Ints) -> None:
         self.segments.append(self.presence.add(places, panes))
-        if len(on_time):  # cases come event by event, so an earlier pane may follow; none of its windows is final then
-            self.since = min(self.since, int(on_time.min()))
+        self.told.add(panes)
+        self.heard.add(on_time)
+
+    def tick(self, since: int, until: int) -> None:
+        """The stream was listened to from one instant to another, event or not (rule 8)."""
+        if self.heard.runs:
+            self.told.join(since, until)
+            self.heard.join(since, until)
+
+    def awake(self, after: int, longest_ms: int) -> int:
+        """The first instant from `after` on at which a window, `longest_ms` at most with its step, may be open that has
+        a cell; -NEVER: none is known."""
+        asleep = self.told.gap_ms + longest_ms
+        return next((max(after, first) for first, last in self.told.runs if last + asleep > after), -NEVER)
+
+    def windows(self, window: Window, after: int, until: int, zone: str, beyond_ms: int = 0) -> list[int]:
+        """Window ends in (after, until] at which a cell may exist, and the first one of each run without any.
+
+        `beyond_ms`: how much longer than the window what it is computed from may last.
+        """
+        asleep = self.told.gap_ms + reach_ms(window) + step_ms(window) + beyond_ms
+        return ends_near(window, self.told.runs, asleep, after, until, zone)
 
     def cells(
         self, window: Window, wanted: list[int], zone: str, pane_ms: int
     ) -> Iterable[tuple[list[int], pl.DataFrame]]:
-        """The site cells that exist in the wanted windows, in portions of windows."""
+        """The site cells that exist in the wanted windows, in portions of windows that are not far apart."""
         configured = self.tree.configured
         many = max(1, MOST_CELLS // max(1, len(self.presence.first), len(configured)))
-        for k in range(0, len(wanted), many):
-            portion = wanted[k : k + many]
+        for portion in _portions(wanted, many):
             closed = np.array(portion, dtype=np.int64)
             opened = starts(window, closed, zone)
-            places, windows = self.presence.cells(opened, closed, configured, self.since)
+            awake = self.heard.touching(opened, closed)
+            places, windows = self.presence.cells(opened, closed, configured, awake)
             yield portion, grid(places, opened[windows], closed[windows], self.tree, pane_ms)
 
     def appeared(self, window: Window, until: int, zone: str) -> pl.DataFrame:
@@ -62,12 +89,25 @@ class Attendance:
         place, first, last = segments[segments[:, 1] < until].T
         if not len(place):
             return pl.DataFrame(schema=TOUCHED)
-        all_ends = np.array(ends(window, int(first.min()), until, zone), dtype=np.int64)
+        longest_ms = self.stream.retire_after_ms + reach_ms(window)
+        known = Spans(DAY_MS)
+        for run in np.unique(segments[:, 1:], axis=0).tolist():
+            known.join(*run)
+        all_ends = np.array(ends_near(window, known.runs, longest_ms, NEVER, until, zone), dtype=np.int64)
         begin = np.searchsorted(all_ends, first, side="right")
-        end = np.searchsorted(all_ends, last + self.stream.retire_after_ms + reach_ms(window), side="right")
+        end = np.searchsorted(all_ends, last + longest_ms, side="right")
         count = end - begin
         at = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count - begin, count)
         return pl.DataFrame({"place": np.repeat(place, count), "window_end": all_ends[at]}, schema=TOUCHED)
+
+
+def _portions(wanted: list[int], many: int) -> Iterator[list[int]]:
+    """At most so many ascending window ends at a time, none more than two days behind the one before."""
+    begin = 0
+    for k in range(1, len(wanted) + 1):
+        if k == len(wanted) or k - begin == many or wanted[k] - wanted[k - 1] > 2 * DAY_MS:
+            yield wanted[begin:k]
+            begin = k
 
 
 def hit(rows: pl.DataFrame, window: Window, until: int, zone: str, lookback_ms: int) -> pl.DataFrame:
@@ -75,7 +115,9 @@ def hit(rows: pl.DataFrame, window: Window, until: int, zone: str, lookback_ms: 
     rows = rows.select("place", "pane_start").unique()
     if rows.is_empty() or int(rows["pane_start"].min()) >= until:  # type: ignore[arg-type]
         return pl.DataFrame(schema=TOUCHED)
-    grid_ = ends(window, int(rows["pane_start"].min()), until, zone)  # type: ignore[arg-type]
+    panes = Spans(DAY_MS)
+    panes.add(rows["pane_start"].to_numpy())
+    grid_ = ends_near(window, panes.runs, reach_ms(window) + lookback_ms, NEVER, until, zone)
     return spread(rows, window, grid_, zone, lookback_ms).select("place", "window_end").unique()
 
 
@@ -261,7 +303,7 @@ class StockTable:
         closed: list[int] = []
         for codes, since in differing:
             if since < until:
-                gained = ends(self.window, since, until, self.zone)
+                gained = self.attendance.windows(self.window, since, until, self.zone)
                 for code in set(codes):
                     closed += gained
                     places += [code] * len(gained)

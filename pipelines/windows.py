@@ -5,6 +5,7 @@ A window is named by its end. `ends` lists the grid, `start` opens a window, `sp
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -79,6 +80,18 @@ def ends(window: Window, after: int, until: int, zone: str) -> list[int]:
         out.append(end)
         end = midnight(end, zone, 1)
     return out
+
+
+def ends_near(
+    window: Window, runs: Iterable[tuple[int, int]], reach_ms: int, after: int, until: int, zone: str
+) -> list[int]:
+    """Window ends in (after, until] that lie in (first, last + reach_ms] of one of the ascending runs, ascending."""
+    found: list[int] = []
+    for first, last in runs:
+        if last + reach_ms > after and first < until:
+            found += ends(window, max(after, first), min(until, last + reach_ms), zone)
+            after = min(until, last + reach_ms)
+    return found
 
 
 def start(window: Window, end: int, zone: str) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +127,33 @@ def test_levels_merged_instead_of_reduced_are_noticed(judged: Judge) -> None:
     print(verdict.report("merged")[:300])
     assert verdict.wrong["traffic.tpi: value"] > 0
     assert not any(what.startswith("traffic.tti") for what in verdict.wrong)
+
+
+@pytest.fixture
+def strange(hours: Prepared, tmp_path: Path) -> Judge:
+    """One record of 2000 comes first in each file, one of 2001 among the others; later four in a row are of 2027."""
+    files: dict[str, list[Path]] = {}
+    for name in ("air", "lvl"):
+        lines = [json.loads(line) for line in hours.files[name][0].read_text().splitlines()]
+        sample = next(x for x in lines if isinstance(x.get("t"), int))
+        for at, year, many in ((0, 2000, 1), (len(lines) // 3, 2001, 1), (2 * len(lines) // 3, 2027, 4)):
+            t = int(datetime(year, 1, 1, tzinfo=UTC).timestamp() * 1000)
+            lines[at:at] = [sample | {"t": t + k} for k in range(many)]
+        files[name] = [tmp_path / f"{name}.ndjson"]
+        files[name][0].write_text("".join(json.dumps(x) + "\n" for x in lines))
+    paths = [path for of_stream in files.values() for path in of_stream]
+    return lambda: compare(broken.readings(paths, "harbour"), everything(files, hours.read, hours.town))
+
+
+def test_wrong_clocks_make_a_week_of_silence_not_decades(strange: Judge) -> None:
+    verdict = strange()
+    print(verdict.report("wrong clocks"))
+    assert verdict.compared > 10_000 and not verdict.wrong
+    assert verdict.counters["late"] > 0
+
+
+def test_a_silence_of_another_length_is_noticed(strange: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.tables.ASLEEP_AFTER_MS", 6 * 86_400_000)
+    verdict = strange()
+    print(verdict.report("asleep after six days"))
+    assert set(verdict.wrong) >= {"water.depth: missing cell"}, verdict.wrong

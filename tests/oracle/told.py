@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from heapq import merge
 from typing import Any
 
 from tests.oracle.arrive import Event, Tally, Terms
@@ -39,15 +40,17 @@ STREAMS = {
     "inc": _CASES, "case": _CASES, "tkt": _CASES,
 }  # fmt: skip
 RETIRE = DAY
+ASLEEP = 7 * DAY
+"""A stream from which nothing was heard for so long gives its configured sites no cells until it is heard again."""
 Pane = list[Any]
 """[events, newest event time, what the formulas add up]."""
 Put = Callable[[Pane | None, tuple[Any, ...], int], Any]
 """(sums so far or None, what an event says, its time) -> sums."""
 
 
-def near(at: list[int], windows: Windows, end: int) -> bool:
+def near(at: list[int], windows: Windows, end: int, before: int = RETIRE) -> bool:
     """Whether an event lies in [begin - 24 h, end); `at` are the panes with events, ascending."""
-    return bisect_left(at, end) > bisect_left(at, windows.begin(end) - RETIRE)
+    return bisect_left(at, end) > bisect_left(at, windows.begin(end) - before)
 
 
 @dataclass
@@ -59,7 +62,8 @@ class Told:
     town: Town
     panes: dict[str, dict[int, Pane]] = field(default_factory=dict)
     cases: dict[str, Any] = field(default_factory=dict)
-    since: int | None = None
+    heard: set[int] = field(default_factory=set)
+    """Panes with an event on time; of the time that `--until` lets go on, ticks an hour apart."""
     newest: int | None = None
     tally: Tally = field(default_factory=Tally)
     final: int = -(1 << 60)
@@ -79,13 +83,14 @@ class Told:
                 there[0] += 1
                 there[1] = max(there[1], t)
                 there[2] = put(there[2], said, t)
-            if not late and (self.since is None or at < self.since):
-                self.since = at
+            if not late:
+                self.heard.add(at)
             if self.newest is None or t > self.newest:
                 self.newest = t
         if self.tally.largest is not None:
             self.final = (self.tally.largest // pane + 1) * pane
         if until is not None:
+            self.heard.update(range(self.final, until, HOUR))
             self.final, self.tail = max(self.final, until), False
         return self
 
@@ -94,15 +99,17 @@ class Told:
 
     def ends(self, site: str, windows: Windows) -> Iterator[int]:
         """The final windows in which a site has a cell: an event lies in [begin - 24 h, end), or the site is of the
-        configuration and the window ends after the start of the stream's first on-time pane."""
+        configuration and the stream was heard in [begin - 7 d, end)."""
         at = sorted(self.panes.get(site, ()))
-        known = site in self.town.configured(self.name, self.facts.levels[0] == "district") and self.since is not None
-        first = min([*at[:1], *([self.since] if known and self.since is not None else [])], default=None)
-        if first is None:
-            return
-        for end in windows.ends(first, self.final):
-            if (known and self.since is not None and end > self.since) or near(at, windows, end):
-                yield end
+        known = site in self.town.configured(self.name, self.facts.levels[0] == "district")
+        heard = sorted(self.heard) if known else []
+        done = min([*at[:1], *heard[:1]], default=self.final)
+        for t in merge(at, heard):  # by and by, for there may be decades between two panes
+            reach = windows.holding(t) + ASLEEP + 2 * DAY
+            for end in windows.ends(max(done, t), min(reach, self.final)):
+                if near(heard, windows, end, ASLEEP) or near(at, windows, end):
+                    yield end
+            done = max(done, min(reach, self.final))
 
     def tail_ends(self, windows: Windows) -> list[int]:
         """Windows that the end of the input leaves open (rule 9), up to the one that holds the newest event."""

@@ -420,6 +420,22 @@ def test_escalation_by_time_alone_is_allowed() -> None:
     assert story(waiting, 55, 55, 55) == ["5 firing III alert", "15 firing II update"]
 
 
+def test_of_windows_without_cells_the_first_is_enough() -> None:
+    """And a late event may make cells in some that were not given."""
+    told = []
+    for silent in (range(15, 300, 5), (15,)):
+        city = City(rule()).windows(55, 55)
+        for minute in silent:
+            city.minute = minute
+            city.step([minute], frame())
+        city.minute = 295
+        city.windows(55, 30)
+        unjudged = city.book.unjudged(city.rule, [at(minute) for minute in range(150, 300, 5)])
+        city.step([(end - START) // MINUTE for end in unjudged], frame(("s1", 150, 55), ("s1", 155, 56)))
+        told.append(city.story)
+    assert told[0] == told[1] and {"150: 160 retired III None", "5: 15 retired III update"} <= set(told[0]), told
+
+
 def test_steps_that_do_not_fit_are_refused() -> None:
     city = City(rule()).windows(30, 30)
     book, hot, nothing = city.book, city.rule, frame()
@@ -431,8 +447,6 @@ def test_steps_that_do_not_fit_are_refused() -> None:
         book.step(hot, [at(20)], nothing, at(20), at(15))
     with pytest.raises(ValueError, match="not among the ends"):
         book.step(hot, [at(15)], frame(("s1", 20, 5)), at(20))
-    with pytest.raises(ValueError, match="between judged ones"):
-        book.step(hot, [], frame(("s1", 7, 5)), at(20))
     with pytest.raises(LookupError, match=r"no rule 'hott' of version 1.*it has hot v1\. Did you mean 'hot'\?"):
         book.step(rule(name="hott"), [], nothing, at(10))
     with pytest.raises(ValueError, match="given twice"):
