@@ -15,7 +15,7 @@ import polars as pl
 
 from pipelines.alerts import Rule
 from pipelines.city import City
-from pipelines.composites import CompositeTable
+from pipelines.composites import PART, CompositeTable
 from pipelines.episodes import EpisodeBook, Transition
 from pipelines.indicator import Cases, Composite, Derived, Indicator, Panes, Stock
 from pipelines.lifecycle import CaseBook
@@ -29,9 +29,15 @@ from pipelines.tables import Attendance, CaseTable, PaneTable, StockTable, Table
 from pipelines.windows import Window, next_end, reach_ms, step_ms, tumbling
 
 CELLS_A_STRIDE = 300_000
+READINGS_A_PART = 500_000
+"""From so many readings on a part of a step is handed over: they are 100 bytes each."""
 REMEMBER_MS = 2 * HOUR_MS
 """How far behind what the next windows need panes stay in memory for late events; older ones are read from the store."""
 NO_CELLS = pl.DataFrame(schema={"place": pl.String, "window_end": pl.Int64, "value": pl.Float64})
+
+
+_Told = dict[tuple[str, str], list[pl.DataFrame]]
+"""Readings (columns of `PART`) by indicator and place kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +125,9 @@ class Brain:
         self.rules: dict[str, list[Rule]] = {}
         for rule in city.rules:
             self.rules.setdefault(rule.indicator, []).append(rule)
+        self._read = {(rule.indicator, rule.place_kind) for rule in city.rules}
+        self._read |= {(part, kind) for c in self.composites for part in c.history for kind in c.kind.levels}
+        """The readings, by indicator and place kind, that rules and composites read."""
         self._late: dict[str, pl.DataFrame] = {}
         """Rows of the running step that may touch windows that were final before, by rollup."""
 
@@ -141,7 +150,8 @@ class Brain:
     ) -> Step:
         """Readings of the windows that became final and of those that late events or cases changed, then the episodes."""
         self._take_in(rows, events)
-        return self._stride(watermarks, revision)
+        *parts, last = self._stride(watermarks, revision)
+        return Step(_joined([part.readings for part in (*parts, last)]), last.episodes, last.transitions)
 
     def strides(
         self,
@@ -151,7 +161,8 @@ class Brain:
         revision: Callable[[], int],
         cells: int = CELLS_A_STRIDE,
     ) -> Iterator[Step]:
-        """The same as `step`, time going on in strides of about so many cells: a block of a sparse stream may hold years."""
+        """The same as `step` in parts that fit into memory: time goes on in strides of about so many cells, for a block of
+        a sparse stream may hold years, and the readings of very many places are handed over before all are computed."""
         self._take_in(rows, events)
         while True:
             reached = {
@@ -159,7 +170,7 @@ class Brain:
                 for name, end in watermarks.items()
                 if name in self.streams
             }
-            yield self._stride(reached, revision())
+            yield from self._stride(reached, revision())
             if all(reached[name] >= watermarks[name] for name in reached):
                 return
 
@@ -184,22 +195,37 @@ class Brain:
         stride = max(least, int(cells / per_ms)) if per_ms else until - since
         return min(until, since + stride)
 
-    def _stride(self, watermarks: Mapping[str, int], revision: int) -> Step:
+    def _stride(self, watermarks: Mapping[str, int], revision: int) -> Iterator[Step]:
+        """Lets time go on; the last part has the episodes."""
         found: list[pl.DataFrame] = []
+        told: _Told = {}
         for name, state in self.streams.items():
             before, state.watermark = state.watermark, max(state.watermark, watermarks.get(name, NEVER))
             for table in state.tables:
-                found += self._advance(state, table, before, state.watermark, revision)
+                for frame in self._advance(state, table, before, state.watermark, revision):
+                    self._keep(told, frame)
+                    found.append(frame)
+                    if sum(map(len, found)) >= READINGS_A_PART:
+                        yield Step(_joined(found))
+                        found = []
             # What came is told once: the strides after the first only let time go on.
             state.attendance.segments = []
             for table in state.tables:
                 if isinstance(table, CaseTable | StockTable):
                     table.changed = table.changed.clear()
         self._late = {}
-        found += self._composites(found, revision)
-        step = self._judge(found, revision)
+        for frame in self._composites(told, revision):
+            self._keep(told, frame)
+            found.append(frame)
+        transitions = self._judge(told)
+        yield Step(_joined(found), self.episodes.episodes(revision), transitions)
         self._forget()
-        return step
+
+    def _keep(self, told: _Told, frame: pl.DataFrame) -> None:
+        """Of the readings of an indicator at one level, what rules and composites read."""
+        where = frame["indicator"][0], frame["place_kind"][0]
+        if where in self._read:
+            told.setdefault(where, []).append(frame.select(list(PART)))
 
     def close(self, revision: int) -> Step:
         """End of a finite input (rule 9): tumbling and calendar windows that are still open close for the places with
@@ -218,9 +244,7 @@ class Brain:
                 )
                 if wanted:
                     levels = table.compute(wanted, with_data=True)
-                    found += readings_of_table(
-                        table.members, self.derived, levels, state.tree, revision, None, "input_ended"
-                    )
+                    found += readings_of_table(levels, self.derived, state.tree, revision, None, "input_ended")
         return Step(_joined(found))
 
     def provisional(self, open_rows: Iterable[Rows]) -> pl.DataFrame:
@@ -238,9 +262,7 @@ class Brain:
                     newest = max(state.watermark, int(panes.max()) if len(panes) else NEVER)
                     wanted = sorted({next_end(table.window, t, self.city.zone) for t in (state.watermark, newest)})
                     levels = table.compute(wanted, more, with_data=True)
-                    found += readings_of_table(
-                        table.members, self.derived, levels, state.tree, 0, None, "provisional", skip=1
-                    )
+                    found += readings_of_table(levels, self.derived, state.tree, 0, None, "provisional", skip=1)
         return _joined(found)
 
     def listened(self, stream: str, since: int, until: int) -> None:
@@ -290,10 +312,12 @@ class Brain:
                 table.merge(changed)
 
     # ------------------------------------------------------------ windows
-    def _advance(self, state: _StreamState, table: Table, before: int, now: int, revision: int) -> list[pl.DataFrame]:
+    def _advance(
+        self, state: _StreamState, table: Table, before: int, now: int, revision: int
+    ) -> Iterable[pl.DataFrame]:
         zone = self.city.zone
         if now == NEVER:
-            return []
+            return ()
         touched = pl.DataFrame(schema={"place": pl.UInt32, "window_end": pl.Int64})
         if before > NEVER:
             came = self._late.get(table.rollup.name) if isinstance(table, PaneTable) else None
@@ -305,18 +329,16 @@ class Brain:
         fresh = state.attendance.windows(table.window, before, now, zone)
         wanted = sorted({*touched["window_end"].to_list(), *fresh})
         if not wanted:
-            return []
-        levels = table.compute(wanted)
-        return readings_of_table(
-            table.members, self.derived, levels, state.tree, revision, touched if len(touched) else None, None, before
-        )
+            return ()
+        some = touched if len(touched) else None
+        return readings_of_table(table.compute(wanted), self.derived, state.tree, revision, some, None, before)
 
-    def _composites(self, found: list[pl.DataFrame], revision: int) -> list[pl.DataFrame]:
+    def _composites(self, told: _Told, revision: int) -> list[pl.DataFrame]:
         if not self.composites or not self.streams:
             return []
         by_id: dict[str, list[pl.DataFrame]] = {}
-        for frame in found:
-            by_id.setdefault(frame["indicator"][0], []).append(frame)
+        for (name, _), frames in told.items():
+            by_id.setdefault(name, []).extend(frames)
         readings = {name: pl.concat(frames) for name, frames in by_id.items()}
         watermark = min(state.watermark for state in self.streams.values())
         out = []
@@ -331,21 +353,18 @@ class Brain:
         return out
 
     # ------------------------------------------------------------ episodes
-    def _judge(self, found: list[pl.DataFrame], revision: int) -> Step:
+    def _judge(self, told: _Told) -> tuple[Transition, ...]:
         transitions: list[Transition] = []
         for indicator_id, rules in self.rules.items():
             if indicator_id not in self.order:
                 continue
             indicator = self.indicators[self.order[indicator_id]]
-            mine = [f for f in found if f["indicator"][0] == indicator_id]
             until = self._final(indicator)
             if until == NEVER:
                 continue
             for rule in rules:
-                cells = [
-                    f.select("place", "window_end", "value") for f in mine if f["place_kind"][0] == rule.place_kind
-                ]
-                frame = pl.concat(cells) if cells else NO_CELLS
+                cells = told.get((indicator_id, rule.place_kind))
+                frame = pl.concat(cells).select(NO_CELLS.columns) if cells else NO_CELLS
                 last = self.episodes.last_end(rule)
                 if last is None and frame.is_empty():
                     continue
@@ -355,7 +374,7 @@ class Brain:
                     fresh = self.episodes.unjudged(rule, self._windows(indicator, oldest - 1, last)) + fresh
                 if fresh or len(frame):
                     transitions += self.episodes.step(rule, fresh, frame, until, last)
-        return Step(_joined(found), self.episodes.episodes(revision), tuple(transitions))
+        return tuple(transitions)
 
     def _final(self, indicator: Indicator) -> int:
         if indicator.stream is not None:

@@ -52,17 +52,19 @@ class Places:
             if column.null_count():
                 raise ValueError(f"{column.null_count()} events have no place; a decoder must refuse them (null_value)")
         codes = [self._look_up(column) for column in columns]
-        firsts: list[tuple[int, int, int, str]] = []
+        firsts: list[pl.DataFrame] = []
         for k, (column, rank) in enumerate(zip(columns, ranks, strict=True)):
             missing = np.flatnonzero(codes[k] == MISSING)
             if len(missing):
-                distinct = pl.DataFrame({"row": missing, "place": column.gather(missing).cast(pl.String)})
-                rows = distinct.unique("place", keep="first", maintain_order=True)
-                firsts += [(int(rank[row]), k, row, place) for row, place in rows.iter_rows()]
+                names = column.gather(missing).cast(pl.String)
+                rows = pl.DataFrame({"rank": rank[missing], "column": k, "row": missing, "place": names})
+                firsts.append(rows.unique("place", keep="first", maintain_order=True))
         if firsts:
-            given = {place: self._admit(place) for _, _, _, place in sorted(firsts)}
-            for k in {k for _, k, _, _ in firsts}:
-                codes[k] = self._fill_in(columns[k], codes[k], given)
+            new = pl.concat(firsts).sort("rank", "column", "row")["place"].unique(maintain_order=True)
+            given = pl.Series([self._admit(place) for place in new], dtype=pl.UInt32)
+            for k, missing in enumerate(code == MISSING for code in codes):
+                if missing.any():
+                    codes[k] = self._fill_in(columns[k], codes[k], new, given)
         return codes
 
     def _admit(self, place: str) -> int:
@@ -100,10 +102,11 @@ class Places:
             return grown
         return known
 
-    def _fill_in(self, column: pl.Series, codes: Codes, given: dict[str, int]) -> Codes:
+    def _fill_in(self, column: pl.Series, codes: Codes, new: pl.Series, given: pl.Series) -> Codes:
+        """Codes with those of the `new` sites, `given` to them."""
         missing = np.flatnonzero(codes == MISSING)
         names = column.gather(missing).cast(pl.String)
-        found = names.replace_strict(list(given), list(given.values()), return_dtype=pl.UInt32).to_numpy()
+        found = names.replace_strict(new, given, return_dtype=pl.UInt32).to_numpy()
         codes = codes.copy()
         codes[missing] = found
         if column.dtype != pl.String:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import polars as pl
@@ -18,30 +18,19 @@ NO_READINGS = pl.DataFrame(schema=READINGS_SCHEMA | dict.fromkeys(WORDS, pl.Cate
 
 
 def readings_of_table(
-    members: Sequence[Indicator],
+    computed: Iterable[tuple[Indicator, Levels]],
     derived: Sequence[Indicator],
-    levels: dict[str, Levels],
     tree: PlaceTree,
     revision: int,
     touched: pl.DataFrame | None,
     mark: str | None,
     final: int = NEVER,
     skip: int = 0,
-) -> list[pl.DataFrame]:
-    """The cells of a table's `members` as readings, and those of the `derived` indicators that read them. Empties `levels`
-    as it goes: of a million places both at once would be too much.
+) -> Iterator[pl.DataFrame]:
+    """What a table computed as readings, and the `derived` indicators that read it: a frame for each indicator and level.
 
     Of windows up to `final` only the touched places (`place, window_end`) and their parents; all of them where `touched`
     is None. The lowest `skip` levels are left out. `mark`, a reason, makes readings with data `degraded` (rule 9)."""
-    everything = list(members)
-    for indicator in derived:
-        if indicator.id not in levels and all(x in levels for x in indicator.inputs):
-            assert isinstance(indicator.kind, Derived)
-            depth = len(levels[indicator.inputs[0]])
-            levels[indicator.id] = [
-                derive(indicator.kind, {x: levels[x][k] for x in indicator.inputs}) for k in range(depth)
-            ]
-            everything.append(indicator)
     affected: list[Ints] = []
     if touched is not None:
         for level in range(len(tree.levels)):
@@ -49,10 +38,8 @@ def readings_of_table(
                 parents = tree.parents(level - 1).gather(touched["place"]).alias("place")
                 touched = touched.with_columns(parents).unique()
             affected.append(_keys(touched["place"], touched["window_end"]))
-    out = []
-    for indicator in everything:
+    for indicator, mine in _with_derived(computed, derived):
         allowed = indicator.kind.levels if isinstance(indicator.kind, Panes | Derived) else ()
-        mine = levels.pop(indicator.id)
         for level, kind in enumerate(tree.levels):
             if level < skip or (allowed and kind not in allowed):
                 continue
@@ -63,8 +50,32 @@ def readings_of_table(
                 cells = cells.filter(pl.Series(wanted))
             if len(cells):
                 places = tree.names(level).gather(cells["code"])
-                out.append(readings_of_cells(indicator, kind, places, cells, revision, mark))
-    return out
+                yield readings_of_cells(indicator, kind, places, cells, revision, mark)
+
+
+def _with_derived(
+    computed: Iterable[tuple[Indicator, Levels]], derived: Sequence[Indicator]
+) -> Iterator[tuple[Indicator, Levels]]:
+    """What was computed, and each derived indicator as soon as its inputs are there; cells are held for those only."""
+    held: dict[str, Levels] = {}
+    seen: set[str] = set()
+    for new in computed:
+        if new[0].id in seen:  # the next portion of windows
+            held, seen = {}, set()
+        ready = [new]
+        while ready:
+            indicator, levels = ready.pop()
+            seen.add(indicator.id)
+            readers = [d for d in derived if indicator.id in d.inputs]
+            if readers:
+                held[indicator.id] = levels
+            for reader in readers:
+                if all(x in held for x in reader.inputs):
+                    assert isinstance(reader.kind, Derived)
+                    inputs = {x: held[x] for x in reader.inputs}
+                    made = [derive(reader.kind, {x: inputs[x][k] for x in inputs}) for k in range(len(levels))]
+                    ready.append((reader, made))
+            yield indicator, levels
 
 
 def readings_of_cells(

@@ -7,6 +7,7 @@ windows are (`compute`). It decides nothing about publication: that is the brain
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -21,6 +22,7 @@ from pipelines.rollup import Rollup
 from pipelines.streams import DAY_MS, Stream
 from pipelines.windows import Slide, Window, ends_near, reach_ms, spread, start, starts, step_ms
 
+CELLS_JOINED = 250_000
 MOST_CELLS = 2_000_000
 """Cells computed in one go; more windows than this are taken in several."""
 COARSE = pl.when(pl.col("coarse") > 0).then(pl.lit("coarse_time"))
@@ -145,10 +147,10 @@ class PaneTable:
 
     def compute(
         self, wanted: list[int], more: pl.DataFrame | None = None, with_data: bool = False
-    ) -> dict[str, Levels]:
-        """Cells of every level by indicator; `more` are provisional rows, counted as well; `with_data` leaves out the
+    ) -> Iterator[tuple[Indicator, Levels]]:
+        """Cells of every level, indicator by indicator, for one portion of the windows after the other: of a million
+        places all at once would be too much. `more` are provisional rows, counted as well; `with_data` leaves out the
         sites whose windows are empty."""
-        parts: dict[str, list[Levels]] = {i.id: [] for i in self.members}
         for portion, cells in self._grids(wanted, with_data):
             for lookback, group in self.groups.items():
                 rows = self.memory.read(start(self.window, portion[0], self.zone) - lookback, portion[-1])
@@ -156,20 +158,31 @@ class PaneTable:
                     rows = pl.concat([rows, more.select(self.memory.columns)])
                 names = sorted({a for i in group if isinstance(i.kind, Panes) for a in i.kind.attributes})
                 rows = spread(self.tree.with_attributes(rows, names), self.window, portion, self.zone, lookback)
-                aggregates = site_aggregates(group, rows)
-                if cells is None:
-                    seen = aggregates.filter(pl.col("samples") > 0)
-                    closed = seen["window_end"].to_numpy()
-                    opened = starts(self.window, closed, self.zone)
-                    existing = grid(
-                        seen["place"].to_numpy().astype(np.int64), opened, closed, self.tree, self.rollup.pane_ms
-                    )
-                else:
-                    existing = cells
-                joined = join_aggregates(existing, aggregates)
+                sites = self._sites(group, rows, cells)
                 for indicator in group:
-                    parts[indicator.id].append(self._levels(indicator, joined, rows))
-        return {name: _stack(found) for name, found in parts.items()}
+                    yield indicator, self._levels(indicator, sites, rows)
+
+    def _sites(self, group: Sequence[Indicator], rows: pl.DataFrame, cells: pl.DataFrame | None) -> pl.DataFrame:
+        """The site cells with what their panes gave; of very many places by ranges, for grouping and joining take
+        several times what comes of them."""
+        some = max(len(rows), 0 if cells is None else len(cells))
+        if some <= CELLS_JOINED:
+            return self._joined(group, rows, cells)
+        apart = np.linspace(0, len(self.tree.registry.ids), -(-some // CELLS_JOINED) + 1).astype(np.int64).tolist()
+        parts = []
+        for low, high in pairwise(apart):
+            mine, theirs = (pl.col(c).is_between(low, high, closed="left") for c in ("place", "code"))
+            parts.append(self._joined(group, rows.filter(mine), None if cells is None else cells.filter(theirs)))
+        return pl.concat(parts, rechunk=True)
+
+    def _joined(self, group: Sequence[Indicator], rows: pl.DataFrame, cells: pl.DataFrame | None) -> pl.DataFrame:
+        aggregates = site_aggregates(group, rows)
+        if cells is None:
+            seen = aggregates.filter(pl.col("samples") > 0)
+            closed = seen["window_end"].to_numpy()
+            opened = starts(self.window, closed, self.zone)
+            cells = grid(seen["place"].to_numpy().astype(np.int64), opened, closed, self.tree, self.rollup.pane_ms)
+        return join_aggregates(cells, aggregates)
 
     def _grids(self, wanted: list[int], with_data: bool) -> Iterable[tuple[list[int], pl.DataFrame | None]]:
         """The cells that exist; None where they are those with data, whatever the presence says."""
@@ -239,8 +252,7 @@ class CaseTable:
 
     def compute(
         self, wanted: list[int], more: pl.DataFrame | None = None, with_data: bool = False
-    ) -> dict[str, Levels]:
-        parts = []
+    ) -> Iterator[tuple[Indicator, Levels]]:
         for portion, cells in self.attendance.cells(self.window, wanted, self.zone, self.kind.pane_ms):
             inside = pl.col("pane_start").is_between(
                 start(self.window, portion[0], self.zone), portion[-1], closed="left"
@@ -253,8 +265,7 @@ class CaseTable:
             sites = join_aggregates(cells, sums).with_columns(pl.lit(None, dtype=pl.Int64).alias("expected"))
             if with_data:
                 sites = sites.filter(pl.col("samples") > 0)
-            parts.append(climb(self.tree, self.how, sites, ["num", "den", "coarse"]))
-        return {self.indicator.id: _stack(parts)}
+            yield self.indicator, climb(self.tree, self.how, sites, ["num", "den", "coarse"])
 
 
 class StockTable:
@@ -311,8 +322,7 @@ class StockTable:
 
     def compute(
         self, wanted: list[int], more: pl.DataFrame | None = None, with_data: bool = False
-    ) -> dict[str, Levels]:
-        parts = []
+    ) -> Iterator[tuple[Indicator, Levels]]:
         for _, cells in self.attendance.cells(self.window, wanted, self.zone, self.window.step_ms):
             counted = [
                 cells.clear().with_columns(*(pl.lit(0, dtype=pl.Int64).alias(c) for c in ("num", "den", "as_of")))
@@ -343,8 +353,7 @@ class StockTable:
             )
             if with_data:
                 sites = sites.filter(pl.col("samples") > 0)
-            parts.append(climb(self.tree, self.how, sites, ["num", "den"]))
-        return {self.indicator.id: _stack(parts)}
+            yield self.indicator, climb(self.tree, self.how, sites, ["num", "den"])
 
 
 def _first_difference(pair: pl.DataFrame) -> int:
@@ -357,10 +366,6 @@ def _first_difference(pair: pl.DataFrame) -> int:
         x for c in ("opened", "closed", "marked") if pair[c].n_unique() > 1 for x in pair[c].to_list() if x is not None
     ]
     return min(instants)
-
-
-def _stack(parts: list[Levels]) -> Levels:
-    return [pl.concat(level) for level in zip(*parts, strict=True)] if len(parts) != 1 else parts[0]
 
 
 Table = PaneTable | CaseTable | StockTable

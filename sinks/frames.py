@@ -22,7 +22,7 @@ LATEST_MS: Final = 10_413_792_000_000
 MONTHS_PER_INSERT: Final = 50
 """ClickHouse refuses blocks of more than 100 partitions with the code it also uses for too many parts (252)."""
 
-ROWS_PER_INSERT: Final = 1_000_000
+ROWS_PER_INSERT: Final = 250_000
 """The store sorts a block in memory: of a million places with many indicators all at once would be too much."""
 
 
