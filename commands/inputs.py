@@ -60,6 +60,13 @@ def city_of(value: str) -> City:
     return read_city(named(value, "cities", "", "city"), catalogue.IDS, catalogue.STREAMS)
 
 
+def refuse_no_file(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(
+            f"{path} is no file" + (" but a folder; name its files" if path.is_dir() else "; is the name right?")
+        )
+
+
 def made_folder(path: Path, option: str) -> Path:
     """A folder that the user named, made if it is missing; UserError when that cannot be."""
     try:
@@ -105,10 +112,7 @@ def resolve(
 ) -> Inputs:
     """Files, and what the options say of them, as sources."""
     for path in paths:
-        if not path.is_file():
-            raise UserError(
-                f"{path} is no file" + (" but a folder; name its files" if path.is_dir() else "; is the name right?")
-            )
+        refuse_no_file(path)
     if len({path.resolve() for path in paths}) < len(paths):
         raise UserError("a file is named twice; each file is one input, read once")
     disorder_ms = duration_ms(disorder, "--disorder") if disorder else None
@@ -133,7 +137,7 @@ def resolve(
             why = (
                 f"--stream {stream!r}"
                 if stream
-                else f"{path}: its name says no stream, and neither --stream nor --map is given"
+                else f"{path}: its name up to the first dot is no stream's, and neither --stream nor --map is given"
             )
             near = difflib.get_close_matches(name, known, 1)
             raise UserError(f"{why}; streams are {', '.join(known)}." + (f" Did you mean {near[0]!r}?" if near else ""))

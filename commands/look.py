@@ -9,13 +9,13 @@ import re
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import polars as pl
 
-from commands.inputs import UserError, city_of, named, names
+from commands.inputs import UserError, city_of, named, names, refuse_no_file
 from connectors.mapping import read_mapping
 from pipelines import catalogue
 from pipelines.alerts import Rule
@@ -25,6 +25,7 @@ from pipelines.indicator import Composite, Indicator, Panes
 
 SHOWN: Final = 20
 """Current values that `explain` prints."""
+FORMULA_WIDTH: Final = 130
 
 
 def profile_text(file: Path, map_: str | None, lookup: Path | None) -> str:
@@ -32,8 +33,7 @@ def profile_text(file: Path, map_: str | None, lookup: Path | None) -> str:
     from connectors.profile import profile
     from connectors.profile_text import render
 
-    if not file.is_file():
-        raise UserError(f"{file} is no file; is the name right?")
+    refuse_no_file(file)
     mapping = read_mapping(named(map_, "maps", ".toml", "mapping"), data=file, lookup=lookup) if map_ else None
     return render(profile(file, mapping))
 
@@ -87,7 +87,7 @@ def explain_text(name: str, city_name: str, url: str) -> str:
             + "\n"
         )
     if name not in by_id:
-        known = [*by_id, *rules]
+        known = list(dict.fromkeys([*by_id, *rules]))
         near = difflib.get_close_matches(name, known, 3, 0.4)
         hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
         raise UserError(
@@ -108,9 +108,7 @@ def _indicator(indicator: Indicator) -> list[str]:
     ]
     if indicator.stream is not None:
         lines.append(f"  stream      {indicator.stream.name}: {', '.join(c.name for c in indicator.stream.columns)}")
-    if isinstance(kind, Panes):
-        lines += [f"  aggregate   {e.meta.output_name()} = {_formula(e.meta.undo_aliases())}" for e in kind.aggregate]
-        lines.append(f"  value       {_formula(kind.value)}")
+    lines += _formulas(indicator)
     if isinstance(kind, Composite):
         lines += [f"  part        {p.indicator}, weight {p.weight}, score {p.score}" for p in kind.parts]
     elif indicator.inputs:
@@ -121,10 +119,13 @@ def _indicator(indicator: Indicator) -> list[str]:
     )
     if indicator.target is not None:
         lines.append(f"  target      {indicator.target:g} {indicator.unit}")
-    lines.append(
-        f"  worked case {[dict(row) for row in indicator.case.rows]} gives {indicator.case.gives} ({indicator.case.source})"
-    )
+    lines += ["  worked case", *(f"    {_row(row)}" for row in indicator.case.rows)]
+    lines.append(f"    gives {indicator.case.gives} ({indicator.case.source})")
     return lines
+
+
+def _row(row: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value!r}" for name, value in row.items())
 
 
 def _rule(rule: Rule, indicator: Indicator) -> list[str]:
@@ -164,6 +165,28 @@ def _now(name: str, url: str) -> list[str]:
     return lines
 
 
-def _formula(of: pl.Expr | None) -> str:
-    """An expression as one would write it: the library's own text without its marks for literals."""
-    return "-" if of is None else re.sub(r"dyn (?:int|float): ", "", str(of))
+def _formulas(indicator: Indicator) -> list[str]:
+    """Aggregates and value where they can be read, else the file that has them."""
+    kind = indicator.kind
+    if not isinstance(kind, Panes):
+        return []
+    lines = [f"  aggregate   {e.meta.output_name()} = {formula_text(e.meta.undo_aliases())}" for e in kind.aggregate]
+    lines.append(f"  value       {formula_text(kind.value)}")
+    if any(len(line) > FORMULA_WIDTH or ".when(" in line for line in lines):
+        return [f"  formula     in {catalogue.file_of(indicator.id)}"]
+    return lines
+
+
+def formula_text(of: pl.Expr | None) -> str:
+    """An expression as one would write it: `sum(veh_tt) / 1000` for `[(col("veh_tt").sum()) / (dyn int: 1000)]`."""
+    if of is None:
+        return "-"
+    text = re.sub(r"dyn (?:int|float): ", "", str(of))
+    text = (
+        re.sub(r'col\("([^"]+)"\)', r"\1", text).replace(".strict_cast(Float64)", "").replace(".strict_cast(Int64)", "")
+    )
+    text = re.sub(r"([\w/]+)\.(sum|min|max|first|last|len|count)\(\)", r"\2(\1)", text)
+    before = ""
+    while before != text:
+        before, text = text, re.sub(r"(?<!\w)\(([\w.]+(?:\([\w.]+\))?)\)", r"\1", text)
+    return re.sub(r"^\[(.*)\]$", r"\1", text).replace("([", "(").replace("])", ")").replace("[", "(").replace("]", ")")

@@ -44,6 +44,7 @@ class Options:
 def replay(inputs: Inputs, options: Options, quiet: bool = False) -> dict[str, Any]:
     """Runs to the end of the files; returns the summary that is printed."""
     if options.out is not None:
+        made_folder(options.out.absolute().parent, "the folder above --out")
         try:
             refuse_foreign(options.out.absolute())
         except FileExistsError as error:
@@ -69,6 +70,8 @@ def replay(inputs: Inputs, options: Options, quiet: bool = False) -> dict[str, A
         }
         if options.out is not None:
             export(sink, options.out, revisions=options.revisions, summary=summary)
+    if not counts.counters["received"]:
+        print(f"warning: no record in {', '.join(str(a.source.input) for a in inputs.attached)}", file=sys.stderr)
     warn_if_late(counts, inputs)
     warn_if_refused(counts)
     warn_if_early(options, run)

@@ -141,6 +141,10 @@ class Mapping:
     def _columns(self, path: Path, names: tuple[str, ...]) -> None:
         if not names:
             raise MappingError(f"{path} is empty: it has no header, so its columns are unknown")
+        if names[0].lstrip().startswith("{"):
+            raise MappingError(
+                f"{path} holds JSON, and {self.path} is for a file with columns; replay it without --map"
+            )
         refuse_unknown(f"{self.path} for {path}", "column", self.columns, names)
 
 

@@ -44,7 +44,7 @@ def render(profile: Profile) -> str:
         lines += ["", *_events(profile)]
     else:
         lines += ["", "A mapping to begin with:", "", skeleton(profile)]
-    return "\n".join(lines)
+    return "\n".join(lines).rstrip("\n") + "\n"
 
 
 def _columns(columns: tuple[ColumnProfile, ...]) -> list[str]:
@@ -96,7 +96,7 @@ def _events(profile: Profile) -> list[str]:
         return []
     key = "it has no key" if mapped.duplicates is None else f"{mapped.duplicates:,} repeat an earlier key"
     lines = [f"mapping {mapped.name}: {mapped.events:,} {mapped.stream} events at {mapped.places:,} places; {key}"]
-    lines += [f"  {name}: {low} to {high}" for name, low, high in mapped.ranges]
+    lines += [f"  {name}: {low} to {high}" for name, low, high in mapped.ranges if low is not None]
     lines += [f"  refused, {reason}: {n:,}" for reason, n in mapped.refused] or ["  refused: none"]
     lines += [f"    {x.position}: {x.detail}" for x in mapped.examples]
     return lines
@@ -158,11 +158,11 @@ def _nearest(name: str, names: tuple[str, ...]) -> str | None:
 
 
 def _place(profile: Profile, stream: Stream) -> str:
-    """A column that repeats and reads like an id: by its name first, then the one with the fewest distinct values."""
+    """A column that repeats and is called like a place."""
     most = max(2, profile.records // 3)
     repeats = [c for c in profile.columns if 1 < c.distinct <= most and c.kind in ("text", "integer")]
     for word in (stream.place, *PLACE_WORDS):
         for column in repeats:
             if word in column.name.lower():
                 return column.name
-    return min(repeats, key=lambda c: c.distinct).name if repeats else UNKNOWN
+    return UNKNOWN

@@ -17,7 +17,7 @@ from dashboards.answers import Store, matches
 from dashboards.board import PROTOCOL, Board
 from dashboards.catalogue import catalogue
 from dashboards.metrics import Metrics
-from dashboards.page import TYPES, Page, SecurityHeaders, read_page
+from dashboards.page import TYPES, Head, Page, SecurityHeaders, read_page
 from dashboards.reader import Reader
 from dashboards.routes.alerts import add_alerts
 from dashboards.routes.indicators import add_indicators
@@ -58,6 +58,7 @@ def create_app(
     add_alerts(app, board, store)
     add_live(app, board, heartbeat_s)
     add_run(app, board, metrics)
+    app.add_middleware(Head, stream="/api/v1/stream")
     app.add_middleware(SecurityHeaders)
     return app
 

@@ -41,6 +41,22 @@ def read_page() -> Page:
     return Page(files, digest.hexdigest()[:12])
 
 
+class Head:
+    """HEAD is GET without a body (RFC 9110, 9.3.2), but for the stream, which has no end."""
+
+    def __init__(self, app: ASGIApp, stream: str) -> None:
+        self._app, self._stream = app, stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD" or scope["path"] == self._stream:
+            return await self._app(scope, receive, send)
+
+        async def without_body(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        return await self._app({**scope, "method": "GET"}, receive, without_body)
+
+
 class SecurityHeaders:
     """Adds `SECURITY` to every response."""
 

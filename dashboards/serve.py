@@ -130,6 +130,9 @@ def serve(app: FastAPI, host: str, port: int, *, sock: socket.socket | None = No
         timeout_graceful_shutdown=SHUTDOWN_S,
         workers=1,
     )
+    # What a client breaks off or gets wrong is its own affair: no line of a library in the operator's terminal.
+    for name in ("uvicorn.error", "asyncio"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, name="http", daemon=True)
     thread.start()

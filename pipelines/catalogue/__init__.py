@@ -60,6 +60,11 @@ def indicator(name: str, among: Iterable[Indicator] = CATALOGUE) -> Indicator:
     raise LookupError(f"indicator {name!r} is unknown; {_nearest(name, found)}")
 
 
+def file_of(name: str) -> str:
+    """The file of the catalogue that declares an indicator, from the project's root on."""
+    return next(f"{file.__name__.replace('.', '/')}.py" for file in _FILES if name in {i.id for i in _declared(file)})
+
+
 def stream(name: str) -> Stream:
     """The stream of that name, shipped or declared in a catalogue file; LookupError names the ones there are."""
     found = {s.name: s for s in STREAMS}

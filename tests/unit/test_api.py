@@ -223,6 +223,14 @@ def test_other_methods_are_refused(full: Fixture) -> None:
         assert (answer.status, answer.headers["content-type"]) == (405, "application/problem+json")
 
 
+def test_head_is_get_without_a_body(full: Fixture) -> None:
+    for path in ("/", "/healthz", "/api/v1/alerts"):
+        told, asked = get(full.app, path), get(full.app, path, method="HEAD")
+        assert told.body and not asked.body
+        assert (asked.status, asked.headers) == (told.status, told.headers), path
+    assert get(full.app, "/api/v1/stream", method="HEAD").status == 405
+
+
 TRICKY = [
     "", " ", "\0", "a\r\nb", "%", "%zz", "../../etc/passwd", "'; drop table readings; --", "<script>", "\ud800", "NaN",
     "1e999", "-1", "9" * 40, "é", "云川", "💥", "x" * 3000, "[]", "null", "true", "0x10", "1_000", "٣", "W/", '"', "*",

@@ -19,7 +19,8 @@ import polars as pl
 import pytest
 
 import citybrain as program
-from commands.replay import chosen
+from commands.inputs import resolve
+from commands.replay import Options, chosen, replay
 from pipelines import catalogue
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,6 +149,9 @@ def test_what_the_user_got_wrong_is_one_line_that_helps(
         ("replay", link, "--fresh"): ["--store"],
         ("replay", link, "--store", "foo://x"): ["foo://x", "chdb:///abs/dir"],
         ("replay", link, "--out", ROOT): [str(ROOT)],
+        ("replay", link, "--out", other / "out"): ["--out", "folder that you may write to"],
+        ("replay", link, "--map", "nasa_http"): ["holds JSON"],
+        ("profile", tmp_path): ["but a folder"],
         ("explain", "traffic.tp"): ["Did you mean 'traffic.tpi'"],
         ("profile", tmp_path / "nothing.csv"): ["is no file"],
         ("diff", tmp_path, tmp_path): ["is no output"],
@@ -162,6 +166,25 @@ def test_what_the_user_got_wrong_is_one_line_that_helps(
         assert all(text in said for text in texts), (arguments, said)
     print(f"{len(cases)} mistakes answered")
     assert "Did you mean 'link'" in refused("replay", other, "--stream", "linkk")
+
+
+def test_what_is_odd_in_the_files_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing in them, or two winters with a year between: not an error, and not silent."""
+    at = {
+        "empty": [],
+        "years": [946_684_800_000, *range(T0, T0 + 5000, 1000)],
+        "seconds": [T0 // 1000, *range(T0, T0 + 5000, 1000)],
+    }
+    said = {}
+    for name, times in at.items():
+        path = tmp_path / f"http.{name}.ndjson"
+        path.write_text("".join(f'{{"t":{t},"service":"svc00","status":200,"duration_us":1000}}\n' for t in times))
+        inputs = resolve([path], city=None, map_=None, stream=None, lookup=None, disorder=None)
+        replay(inputs, Options(only=("http.error_ratio",)), quiet=True)
+        said[name] = capsys.readouterr().err
+    assert "no record in" in said["empty"]
+    assert "no event between 2000-01-01" in said["years"] and "days" in said["years"] and "seconds" not in said["years"]
+    assert "counts milliseconds" in said["seconds"]
 
 
 def test_only_brings_what_an_indicator_is_computed_from() -> None:
