@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -137,14 +138,22 @@ def warn_if_early(options: Options, run: Run) -> None:
 
 def warn_if_asleep(run: Run) -> None:
     """A wrong clock shows as decades without an event; so do files of two seasons, which is why it is no error."""
-    for name, (last, first) in run.brain.asleep().items():
-        seconds = " A time in January 1970 is a time in seconds: `t` counts milliseconds." if last < 31 * DAY_MS else ""
-        print(
-            f"warning: stream {name} has no event between {iso(last)} and {iso(first)}, {(first - last) // DAY_MS} days; "
-            f"its configured sites have no readings there but those of the first 7 days.{seconds} If a clock was wrong, "
-            "leave its records out: what comes after a time in the future counts as late.",
-            file=sys.stderr,
-        )
+    for name, runs in run.brain.heard().items():
+        if runs and runs[0][0] < 31 * DAY_MS:
+            print(
+                f"warning: stream {name} has events of January 1970: are they times in seconds? `t` is in milliseconds",
+                file=sys.stderr,
+            )
+        gaps = [(first - last, last, first) for (_, last), (first, _) in pairwise(runs)]
+        if gaps:
+            length, last, first = max(gaps)
+            more = f" (the longest of {len(gaps)} such gaps)" if len(gaps) > 1 else ""
+            print(
+                f"warning: stream {name} has no event between {iso(last)} and {iso(first)}, {length // DAY_MS} days{more}; "
+                "its configured sites have no readings there but those of the first 7 days. If a clock was wrong, leave its "
+                "records out: what comes after a time in the future counts as late.",
+                file=sys.stderr,
+            )
 
 
 def iso(t: int) -> str:

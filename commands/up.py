@@ -35,7 +35,7 @@ from sinks.writer import StoreThread
 CATCH_UP_MS = HOUR_MS
 """The simulated time before now that a start replays."""
 CATCH_UP_STEP_MS = 10 * MINUTE_MS
-STEP_S = 0.75  # so that an event is on the screen within a second
+STEP_S = 0.5  # so that an event is on the screen within a second
 POLL_S = 0.25
 
 

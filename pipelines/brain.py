@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -269,13 +268,9 @@ class Brain:
         """Ticks came of a stream from one watermark to another (rule 8): its silence is one that was heard."""
         self.streams[stream].attendance.tick(since, until)
 
-    def asleep(self) -> dict[str, tuple[int, int]]:
-        """By stream the longest time in which it was asleep: the start of the last pane before and the first after it."""
-        gaps = {
-            name: [(a[1], b[0]) for a, b in pairwise(state.attendance.heard.runs)]
-            for name, state in self.streams.items()
-        }
-        return {name: max(found, key=lambda gap: gap[1] - gap[0]) for name, found in gaps.items() if found}
+    def heard(self) -> dict[str, Sequence[tuple[int, int]]]:
+        """By stream the times, from pane start to pane start, in which it was heard and not asleep in between."""
+        return {name: state.attendance.heard.runs for name, state in self.streams.items()}
 
     # ------------------------------------------------------------ what came
     def _take(self, one: Rows) -> pl.DataFrame:
