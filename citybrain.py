@@ -26,12 +26,16 @@ app = typer.Typer(
 )
 
 Files = Annotated[
-    list[Path], typer.Argument(help="Recorded files: NDJSON, Arrow, or with --map CSV and Parquet; gzip or zstd.")
+    list[Path],
+    typer.Argument(help="Recorded files: NDJSON, CSV, Parquet or Arrow; gzip or zstd. Other columns need --map."),
 ]
 Map = Annotated[
     str | None, typer.Option("--map", help="Mapping file, or the name of a shipped one (`citybrain check` lists them).")
 ]
-CityName = Annotated[str | None, typer.Option("--city", help="City pack: a folder, or the name of a shipped one.")]
+CityName = Annotated[
+    str | None,
+    typer.Option("--city", help="City pack, with its places and rules: a folder, or the name of a shipped one."),
+]
 StreamName = Annotated[
     str | None, typer.Option("--stream", help="Stream of canonical files whose name does not say it.")
 ]
@@ -48,7 +52,7 @@ def up(
         str | None, typer.Option(help="Where simulated time begins, e.g. 2026-03-02T08:00:00+08:00 (default: now).")
     ] = None,
     until: Annotated[str | None, typer.Option(help="Ends the run at that simulated time (default: never).")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the simulated city.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulated city.")] = 1,
     host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve on; 0 takes a free one.")] = 8080,
     data: Annotated[Path | None, typer.Option(help="Folder of the store (default: the user's data folder).")] = None,
@@ -91,7 +95,9 @@ def replay(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for readings, episodes, transitions, rows (Parquet), dead letters, summary."),
+        typer.Option(
+            help="Folder for readings, episodes, transitions, rows, dead letters, summary: all that a kept --store has."
+        ),
     ] = None,
     until: Annotated[
         str | None, typer.Option(help="Lets time go on to that instant after the last event, e.g. to see a silence.")
@@ -175,7 +181,7 @@ def simulate(
     start: Annotated[str, typer.Option(help="First simulated instant, e.g. 2026-03-02T00:00:00+08:00.")],
     until: Annotated[str, typer.Option(help="End of the simulated time.")],
     city: CityName = None,
-    seed: Annotated[int, typer.Option(help="Seed of the simulated city.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulated city.")] = 1,
 ) -> None:
     """Writes what the simulated city sends as files, one a stream, with the ground truth beside them."""
     import orjson

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from connectors.formats import Format
 from connectors.formats.arrow import ArrowIpc
 from connectors.formats.ndjson import Ndjson
 from connectors.mapping import Mapping, path_suffix, read_mapping
+from connectors.mapping_reader import canonical
 from pipelines import catalogue
 from pipelines.city import City
 from pipelines.delivery import Attached
@@ -23,7 +25,6 @@ from pipelines.watermark import Input
 
 ROOT = Path(__file__).resolve().parent.parent
 LONGEST_DISORDER_MS = 31 * DAY_MS
-ARROW = (".arrow", ".feather", ".ipc")
 
 
 class UserError(ValueError):
@@ -68,12 +69,13 @@ def refuse_no_file(path: Path) -> None:
 
 
 def made_folder(path: Path, option: str) -> Path:
-    """A folder that the user named, made if it is missing; UserError when that cannot be."""
+    """A folder that the user named, made if it is missing, into which can be written; UserError when that cannot be."""
     try:
         path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryDirectory(dir=path).cleanup()
     except OSError as error:
         raise UserError(
-            f"{option} {path} cannot be made: {error.strerror}; name a folder that you may write to"
+            f"{option} {path} cannot be made or written to: {error.strerror}; name a folder that you may write to"
         ) from None
     return path
 
@@ -142,9 +144,19 @@ def resolve(
             near = difflib.get_close_matches(name, known, 1)
             raise UserError(f"{why}; streams are {', '.join(known)}." + (f" Did you mean {near[0]!r}?" if near else ""))
         declared = used.setdefault(name, known[name])
-        format_: Format = ArrowIpc(declared) if path_suffix(path) in ARROW else Ndjson(declared)
-        attached.append(_attach(path, declared, format_, disorder_ms))
+        attached.append(_attach(path, declared, _format(path, declared), disorder_ms))
     return Inputs(city_of(city or "demo"), tuple(used.values()), tuple(attached))
+
+
+def _format(path: Path, stream: Stream) -> Format:
+    """How a canonical file is read, by its suffix."""
+    match path_suffix(path):
+        case ".arrow" | ".feather" | ".ipc":
+            return ArrowIpc(stream)
+        case ".csv" | ".tsv" | ".parquet" | ".pq":
+            return canonical(stream, path).format(path)
+        case _:
+            return Ndjson(stream)
 
 
 def _mapped(paths: Sequence[Path], mapping: Mapping, city: str | None, disorder_ms: int | None) -> Inputs:

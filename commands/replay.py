@@ -29,7 +29,7 @@ from sinks.export import export, refuse_foreign
 from sinks.writer import StoreThread
 
 MOSTLY_LATE = 0.5
-MOSTLY_REFUSED = 0.5
+MANY_REFUSED = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def replay(inputs: Inputs, options: Options, quiet: bool = False) -> dict[str, A
         made_folder(options.out.absolute().parent, "the folder above --out")
         try:
             refuse_foreign(options.out.absolute())
-        except FileExistsError as error:
+        except OSError as error:
             raise UserError(str(error)) from None
     indicators = catalogue.for_city(inputs.city)
     if options.only:
@@ -70,7 +70,11 @@ def replay(inputs: Inputs, options: Options, quiet: bool = False) -> dict[str, A
             "store_thread": round(store.busy_s, 3)
         }
         if options.out is not None:
+            if not quiet:
+                print(f"replay: writing {summary['readings']:,} readings to {options.out}", file=sys.stderr, flush=True)
+            began = time.perf_counter()
             export(sink, options.out, revisions=options.revisions, summary=summary)
+            summary["seconds"]["out"] = round(time.perf_counter() - began, 3)
     if not counts.counters["received"]:
         print(f"warning: no record in {', '.join(str(a.source.input) for a in inputs.attached)}", file=sys.stderr)
     warn_if_late(counts, inputs)
@@ -120,10 +124,12 @@ def warn_if_late(counts: Counts, inputs: Inputs) -> None:
 def warn_if_refused(counts: Counts) -> None:
     received, accepted = counts.counters["received"], counts.counters["accepted"]
     refused = counts.counters["rejected"] + counts.counters["quarantined"]
-    if (letter := counts.first_letter) is not None and refused > MOSTLY_REFUSED * received:
+    for cut in counts.cut_short[:3]:
+        print(f"warning: {cut.source} breaks off at record {cut.position}: {cut.detail}", file=sys.stderr)
+    if (letter := counts.first_letter) is not None and refused > MANY_REFUSED * received:
         nothing = "" if accepted else ", so nothing could be computed"
         print(
-            f"warning: {100 * refused / received:.0f} % of the records were refused{nothing}. The first one, record "
+            f"warning: {100 * refused / received:.3g} % of the records were refused{nothing}. The first one, record "
             f"{letter.position} of {letter.source}: {letter.reason}: {letter.detail}. If these files are of another stream, "
             "give --stream; if they have columns of their own, give --map; `citybrain profile FILE` shows what is in one.",
             file=sys.stderr,
@@ -150,7 +156,7 @@ def warn_if_asleep(run: Run) -> None:
             more = f" (the longest of {len(gaps)} such gaps)" if len(gaps) > 1 else ""
             print(
                 f"warning: stream {name} has no event between {iso(last)} and {iso(first)}, {length // DAY_MS} days{more}; "
-                "its configured sites have no readings there but those of the first 7 days. If a clock was wrong, leave its "
+                "its configured sites have no readings there but at its beginning. If a clock was wrong, leave its "
                 "records out: what comes after a time in the future counts as late.",
                 file=sys.stderr,
             )
@@ -182,11 +188,23 @@ def opened_store(
         sink.migrate()
         # The embedded store refuses a folder that holds anything else, so the epoch comes when it is there.
         local = dsn.startswith("chdb://")
+        if local:
+            claim(Path(dsn.removeprefix("chdb://")) / "city", inputs.city.id)
         yield sink, shown, next_epoch(Path(dsn.removeprefix("chdb://"))) if local else int(time.time())
     finally:
         sink.close()
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def claim(path: Path, city: str) -> None:
+    """A store belongs to one city: its tables do not name it."""
+    if not path.exists():
+        path.write_text(city + "\n", encoding="utf-8")
+    elif (owner := path.read_text(encoding="utf-8").strip()) != city:
+        raise UserError(
+            f"--store {path.parent} holds city {owner!r}, not {city!r}; name another folder, or add --fresh"
+        )
 
 
 def persistent(options: Options) -> tuple[str, str]:

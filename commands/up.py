@@ -35,7 +35,7 @@ from sinks.writer import StoreThread
 CATCH_UP_MS = HOUR_MS
 """The simulated time before now that a start replays."""
 CATCH_UP_STEP_MS = 10 * MINUTE_MS
-STEP_S = 0.5  # so that an event is on the screen within a second
+STEP_S = 0.6  # so that an event is on the screen within a second
 POLL_S = 0.25
 
 
@@ -197,6 +197,11 @@ class Live:
 
     def go(self, now: int) -> None:
         self.catch_up(now)
+        if self.options.start is None and self.options.until is None:
+            # Meanwhile time went on: twice more, and what is left is a second or two.
+            for _ in range(2):
+                self.catch_up(int(time.time() * 1000))
+            self.clock.set(int(time.time() * 1000))
         if self.stop.is_set():
             return
         self.board.release()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import zlib
+from contextlib import suppress
+from copy import copy
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
@@ -12,7 +14,7 @@ import zstandard
 GZIP: Final = b"\x1f\x8b"
 ZSTD: Final = b"\x28\xb5\x2f\xfd"
 CHUNK: Final = 1 << 13
-"""Compressed bytes decompressed at a time: what lies in the same chunk as damaged data is lost with them."""
+"""Compressed bytes decompressed at a time: of zstd, what lies in the same chunk as damaged data is lost with them."""
 AHEAD: Final = 1 << 18
 
 
@@ -78,11 +80,14 @@ class Decompressed(io.RawIOBase):
             if not data:
                 self.broken = f"the compressed data break off after {self._given} bytes of content"
                 return b""
+            before = None if self._kind == ZSTD else copy(self._member)
             try:
                 out = self._member.decompress(data)
             except (zlib.error, zstandard.ZstdError) as error:
-                self.broken = f"the compressed data are damaged after {self._given} bytes of content ({error})"
-                return b""
+                saved = b"" if before is None else _until_damage(before, data)
+                given = self._given + len(saved)
+                self.broken = f"the compressed data are damaged after {given} bytes of content ({error})"
+                return saved
             if self._member.eof:
                 rest = self._member.unused_data
                 self._member = None
@@ -99,6 +104,15 @@ class Decompressed(io.RawIOBase):
             self.broken = f"after {self._given} bytes of content something follows that is not compressed like the rest"
             return None
         return zstandard.ZstdDecompressor().decompressobj() if self._kind == ZSTD else zlib.decompressobj(31)
+
+
+def _until_damage(member: _Member, data: bytes) -> bytes:
+    """What a chunk holds before the byte at which its data turn out to be damaged."""
+    out = bytearray()
+    with suppress(zlib.error):
+        for k in range(len(data)):
+            out += member.decompress(data[k : k + 1])
+    return bytes(out)
 
 
 def decompressed(path: Path) -> tuple[BinaryIO, Decompressed | None]:

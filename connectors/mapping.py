@@ -123,12 +123,7 @@ class Mapping:
                 raise MappingError(f"{path}: column {doubled[0]!r} stands in the header twice")
             return CsvFormat(self.foreign, names, options)
         if name == "parquet":
-            with _content(path) as file:
-                if not file.seekable():
-                    raise MappingError(
-                        f"{path} is a compressed Parquet file; decompress it (Parquet compresses inside)"
-                    )
-                self._columns(path, columns(file))
+            self._columns(path, column_names(path))
             return ParquetFormat(self.foreign)
         with _content(path) as file:
             keys = first_keys(file)
@@ -146,6 +141,16 @@ class Mapping:
                 f"{path} holds JSON, and {self.path} is for a file with columns; replay it without --map"
             )
         refuse_unknown(f"{self.path} for {path}", "column", self.columns, names)
+
+
+def column_names(path: Path) -> tuple[str, ...]:
+    """The columns of a CSV (by commas; tabs in `.tsv`) or Parquet file; MappingError where it cannot be read as one."""
+    with _content(path) as file:
+        if format_of(path) == "csv":
+            return header(file, _tabs(COMMAS) if path_suffix(path) == ".tsv" else COMMAS)
+        if not file.seekable():
+            raise MappingError(f"{path} is a compressed Parquet file; decompress it (Parquet compresses inside)")
+        return columns(file)
 
 
 def _content(path: Path) -> BinaryIO:

@@ -25,11 +25,12 @@ from connectors.mapping import (
     WHERE_KEYS,
     Mapping,
     MappingError,
+    column_names,
     refuse_unknown,
 )
 from connectors.mapping_fields import FieldReader
 from connectors.mapping_tables import Tables, text
-from connectors.units import UnitError
+from connectors.units import UnitError, is_count
 from pipelines.catalogue import STREAMS
 from pipelines.city import Site
 from pipelines.pack import PackError, duration_ms
@@ -43,11 +44,32 @@ def read(path: Path, data: Path | None, lookup: Path | None) -> Mapping:
     except OSError as error:
         raise MappingError(f"{path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise MappingError(f"{path}: {error}") from None
+        raise MappingError(f"{path} is no TOML: {error}") from None
     try:
         return _Reader(path, raw).mapping(data, lookup)
     except (PackError, UnitError) as error:
         raise MappingError(f"{path}: {error}") from None
+
+
+def canonical(stream: Stream, path: Path) -> Mapping:
+    """The mapping of a CSV or Parquet file whose columns are the stream's own; MappingError where one is missing."""
+    present = column_names(path)
+    needed = ["t", stream.place, *(c.name for c in stream.columns if not c.nullable)]
+    if missing := [name for name in needed if name not in present]:
+        raise MappingError(
+            f"{path} has no column {missing[0]!r}, which a file of stream {stream.name!r} needs; it has "
+            f"{', '.join(present)}. If its columns are others, give --map; `citybrain profile` proposes a mapping"
+        )
+    fields = {
+        c.name: {"column": c.name, **({"unit": c.unit} if isinstance(c, Int) and not is_count(c.unit) else {})}
+        for c in stream.columns
+        if c.name in present
+    }
+    raw: dict[str, Any] = {
+        "stream": stream.name, "source": str(path), "place": {"column": stream.place}, "fields": fields,
+        "time": {"column": "t", "format": "unix_ms", "stamp": "instant"},
+    }  # fmt: skip
+    return _Reader(path, raw).mapping(None, None)
 
 
 class _Reader:

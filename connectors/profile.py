@@ -195,7 +195,7 @@ def _foreign(names: tuple[str, ...]) -> Foreign:
 def _column(series: pl.Series) -> ColumnProfile:
     known = series.drop_nulls()
     counts = known.value_counts(sort=True, name="count")
-    words = counts.filter(pl.col(series.name).is_in(NULL_WORDS))
+    words = counts.filter(pl.col(series.name).is_in(_null_words(known)))
     if words.height < counts.height:
         known = known.filter(~known.is_in(NULL_WORDS))
     kind, time_format = _kind(series.name, known)
@@ -213,10 +213,17 @@ def _column(series: pl.Series) -> ColumnProfile:
     )
 
 
+def _null_words(known: pl.Series) -> tuple[str, ...]:
+    """Texts that may stand for a missing value here: a negative number does not among other negative ones."""
+    numbers = known.filter(~known.is_in(NULL_WORDS)).cast(pl.Float64, strict=False)
+    signed = (numbers < 0).any()
+    return tuple(word for word in NULL_WORDS if not (signed and word[1:].isdigit()))
+
+
 def _kind(name: str, known: pl.Series) -> tuple[str, str | None]:
     if not len(known):
         return "empty", None
-    named = any(word in name.lower() for word in TIME_WORDS)
+    named = name == "t" or any(word in name.lower() for word in TIME_WORDS)
     numbers = known.cast(pl.Int64, strict=False)
     if not numbers.null_count():
         for form, (low, high) in EPOCH_RANGES.items():

@@ -42,6 +42,12 @@ def render(profile: Profile) -> str:
     lines += ["", *_columns(profile.columns), "", *_late(profile)]
     if profile.mapped is not None:
         lines += ["", *_events(profile)]
+    elif (own := own_stream(profile)) is not None:
+        named = "" if profile.path.name.split(".")[0] == own.name else f" --stream {own.name}"
+        lines += [
+            "",
+            f"The columns are those of stream {own.name}: no mapping is needed, citybrain replay{named} reads it.",
+        ]
     else:
         lines += ["", "A mapping to begin with:", "", skeleton(profile)]
     return "\n".join(lines).rstrip("\n") + "\n"
@@ -102,6 +108,16 @@ def _events(profile: Profile) -> list[str]:
     return lines
 
 
+def own_stream(profile: Profile) -> Stream | None:
+    """The stream whose own columns these are."""
+    names = {c.name for c in profile.columns}
+    for stream in STREAMS:
+        needed = {"t", stream.place, *(c.name for c in stream.columns if not c.nullable)}
+        if needed <= names:
+            return stream
+    return None
+
+
 def nearest_stream(names: tuple[str, ...]) -> Stream:
     """The stream whose usual column names these resemble most; the first declared among equals."""
     low = [n.lower() for n in names]
@@ -160,7 +176,11 @@ def _nearest(name: str, names: tuple[str, ...]) -> str | None:
 def _place(profile: Profile, stream: Stream) -> str:
     """A column that repeats and is called like a place."""
     most = max(2, profile.records // 3)
-    repeats = [c for c in profile.columns if 1 < c.distinct <= most and c.kind in ("text", "integer")]
+    repeats = [
+        c
+        for c in profile.columns
+        if c.kind in ("text", "integer") and (1 < c.distinct <= most or c.name.lower() == stream.place)
+    ]
     for word in (stream.place, *PLACE_WORDS):
         for column in repeats:
             if word in column.name.lower():

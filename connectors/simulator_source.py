@@ -7,6 +7,7 @@ events. Arrival times are recorded as a broker would record them.
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -109,8 +110,18 @@ def write_files(
 ) -> dict[str, int]:
     """A recorded run: `<stream>.ndjson` as sent, `truth/<stream>.ndjson` as it happened, `scenario.json` with the faults.
 
-    Returns the number of lines by stream."""
-    (folder / "truth").mkdir(parents=True, exist_ok=True)
+    The files appear when all are written. Returns the number of lines by stream."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".simulated-", dir=folder) as partial:
+        lines = _write(city, streams, start, until, Path(partial), seed)
+        (folder / "truth").mkdir(exist_ok=True)
+        for path in sorted(Path(partial).rglob("*.*json")):
+            path.replace(folder / path.relative_to(partial))
+    return lines
+
+
+def _write(city: City, streams: dict[str, Stream], start: int, until: int, folder: Path, seed: int) -> dict[str, int]:
+    (folder / "truth").mkdir()
     lines = {}
     for name in GENERATORS:
         simulation = Simulation(city, name, seed)
@@ -119,17 +130,17 @@ def write_files(
         sent = sent.sort("arrival", maintain_order=True)
         (folder / f"{name}.ndjson").write_text("".join(f"{line}\n" for line in sent["line"]), encoding="utf-8")
         truth = [simulation.truth(m) for m in minutes]
-        pl.concat([t for t in truth if len(t)], how="diagonal_relaxed").write_ndjson(
-            folder / "truth" / f"{name}.ndjson"
-        )
+        happened = [t for t in truth if len(t)]
+        whole = pl.concat(happened, how="diagonal_relaxed") if happened else pl.DataFrame()
+        whole.write_ndjson(folder / "truth" / f"{name}.ndjson")
         lines[name] = len(sent)
     scenario = Simulation(city, "link", seed).scenario
     minutes = range(start // MINUTE_MS, until // MINUTE_MS)
-    happened = {
+    faults = {
         "accident": [[m, *scenario.accident(m)] for m in minutes if scenario.accident(m)[1] < 1],
         "rain_um": [[m, scenario.rain_um(m)] for m in minutes if scenario.rain_um(m)],
         "dead_gauge": [m for m in minutes if scenario.dead_gauge(m)],
         "outage": [m for m in minutes if scenario.outage(m)],
     }
-    (folder / "truth" / "scenario.json").write_text(json.dumps(happened))
+    (folder / "truth" / "scenario.json").write_text(json.dumps(faults))
     return lines

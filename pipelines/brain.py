@@ -127,6 +127,8 @@ class Brain:
         self._read = {(rule.indicator, rule.place_kind) for rule in city.rules}
         self._read |= {(part, kind) for c in self.composites for part in c.history for kind in c.kind.levels}
         """The readings, by indicator and place kind, that rules and composites read."""
+        self._shown: dict[int, tuple[tuple[int, ...], tuple[pl.DataFrame, ...]]] = {}
+        """The provisional readings of each table (by identity), and what of its panes they were made of."""
         self._late: dict[str, pl.DataFrame] = {}
         """Rows of the running step that may touch windows that were final before, by rollup."""
 
@@ -260,8 +262,13 @@ class Brain:
                     panes = more["pane_start"].to_numpy()
                     newest = max(state.watermark, int(panes.max()) if len(panes) else NEVER)
                     wanted = sorted({next_end(table.window, t, self.city.zone) for t in (state.watermark, newest)})
-                    levels = table.compute(wanted, more, with_data=True)
-                    found += readings_of_table(levels, self.derived, state.tree, 0, None, "provisional", skip=1)
+                    # Most tables have no new event between two looks.
+                    seen = (*wanted, table.memory.version, len(more), int(more["n"].sum()))
+                    if self._shown.get(id(table), ((), ()))[0] != seen:
+                        levels = table.compute(wanted, more, with_data=True)
+                        shown = readings_of_table(levels, self.derived, state.tree, 0, None, "provisional", skip=1)
+                        self._shown[id(table)] = seen, tuple(shown)
+                    found += self._shown[id(table)][1]
         return _joined(found)
 
     def listened(self, stream: str, since: int, until: int) -> None:
@@ -270,7 +277,7 @@ class Brain:
 
     def heard(self) -> dict[str, Sequence[tuple[int, int]]]:
         """By stream the times, from pane start to pane start, in which it was heard and not asleep in between."""
-        return {name: state.attendance.heard.runs for name, state in self.streams.items()}
+        return {name: state.attendance.heard.times for name, state in self.streams.items()}
 
     # ------------------------------------------------------------ what came
     def _take(self, one: Rows) -> pl.DataFrame:

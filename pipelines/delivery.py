@@ -53,6 +53,8 @@ class Counts:
     steps: int = 0
     dead_letters: int = 0
     first_letter: DeadLetter | None = None
+    cut_short: list[DeadLetter] = field(default_factory=list)
+    """Where inputs broke off."""
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
 
@@ -227,6 +229,7 @@ class Run:
         counts.transitions += len(step.transitions)
         counts.dead_letters += len(letters)
         counts.first_letter = counts.first_letter or next(iter(letters), None)
+        counts.cut_short += [x for x in letters if x.reason == "truncated"]
         counts.counters = {c: sum(s.ingest.counters[c] for s in self.streams.values()) for c in COUNTERS}
         if batch:
             self.store.submit(batch)

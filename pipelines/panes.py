@@ -39,12 +39,15 @@ class PaneMemory:
         """Panes that start before it were evicted."""
         self.stray: pl.DataFrame | None = None
         """Rows of the running step for evicted panes: the store does not have them yet."""
+        self.version = 0
+        """Changes whenever rows come."""
 
     def add(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Takes rows in. Returns those that changed what was known (all, unless the transport repeats rows)."""
         self.stray = None
         if rows.is_empty():
             return rows
+        self.version += 1
         if self.repeats:
             rows = self._replace(rows)
         late = rows["late"].any()

@@ -15,33 +15,61 @@ NO_RUN: Final = -(1 << 62)
 
 
 class Spans:
-    """Instants as runs (first, last) without a gap longer than `gap_ms`, ascending."""
+    """Instants as times (first, last), in whatever order they come.
 
-    def __init__(self, gap_ms: int) -> None:
-        self.gap_ms = gap_ms
-        self.runs: list[tuple[int, int]] = []
+    A time lasts on after its last instant for as long as it has lasted, `least_ms` at least and `most_ms` at most; an
+    instant later than that begins another one.
+    """
+
+    def __init__(self, least_ms: int, most_ms: int) -> None:
+        self.least_ms, self.most_ms = least_ms, most_ms
+        self._runs: list[tuple[int, int]] = []
+        """Without a gap longer than `least_ms`."""
+        self._times: list[tuple[int, int]] | None = []
 
     def add(self, instants: Ints) -> None:
         if not len(instants):
             return
         first, last = int(instants.min()), int(instants.max())
-        if last - first <= self.gap_ms:
+        if last - first <= self.least_ms:
             self.join(first, last)
             return
         instants = np.unique(instants)
-        cut = np.flatnonzero(np.diff(instants) > self.gap_ms) + 1
+        cut = np.flatnonzero(np.diff(instants) > self.least_ms) + 1
         for run in np.split(instants, cut):
             self.join(int(run[0]), int(run[-1]))
 
     def join(self, first: int, last: int) -> None:
-        """Adds a run."""
-        _join(self.runs, first, last, self.gap_ms)
+        """Adds all instants from `first` to `last`."""
+        _join(self._runs, first, last, self.least_ms)
+        self._times = None
+
+    @property
+    def times(self) -> list[tuple[int, int]]:
+        """First and last instant of each time, ascending."""
+        if self._times is None:
+            self._times = []
+            for first, last in self._runs:
+                if self._times and first <= self.ends(*self._times[-1]):
+                    self._times[-1] = (self._times[-1][0], last)
+                else:
+                    self._times.append((first, last))
+        return self._times
+
+    def ends(self, first: int, last: int) -> int:
+        """Until when a time lasts on."""
+        return last + min(self.most_ms, max(self.least_ms, last - first))
+
+    @property
+    def lasting(self) -> list[tuple[int, int]]:
+        """The times with what they last on."""
+        return [(first, self.ends(first, last)) for first, last in self.times]
 
     def touching(self, since: Ints, until: Ints) -> Mask:
-        """Of the intervals [since, until): whether an instant, or one at most a gap later, lies in them."""
+        """Which of the intervals [since, until) overlap a time or what it lasts on."""
         found: Mask = np.zeros(len(until), dtype=np.bool_)
-        for first, last in self.runs:
-            found |= (first < until) & (last >= since - self.gap_ms)
+        for first, end in self.lasting:
+            found |= (first < until) & (end >= since)
         return found
 
 

@@ -28,7 +28,8 @@ MOST_CELLS = 2_000_000
 COARSE = pl.when(pl.col("coarse") > 0).then(pl.lit("coarse_time"))
 ASLEEP_AFTER_MS = 7 * DAY_MS
 """A stream from which nothing was heard for so long, neither an event on time nor a tick, is asleep: its configured
-places have no cells until it is heard again (docs/decisions/0011)."""
+places have no cells until it is heard again. One that was heard for less time before falls asleep as much earlier, but not
+before its places retire: a silence costs no more than what was heard (docs/decisions/0011)."""
 Levels = list[pl.DataFrame]
 TOUCHED = {"place": pl.UInt32, "window_end": pl.Int64}
 
@@ -42,8 +43,8 @@ class Attendance:
     def __init__(self, stream: Stream, tree: PlaceTree) -> None:
         self.stream, self.tree = stream, tree
         self.presence = Presence(stream.retire_after_ms)
-        gap_ms = max(ASLEEP_AFTER_MS, stream.retire_after_ms)
-        self.told, self.heard = Spans(gap_ms), Spans(gap_ms)
+        bounds = stream.retire_after_ms, max(ASLEEP_AFTER_MS, stream.retire_after_ms)
+        self.told, self.heard = Spans(*bounds), Spans(*bounds)
         self.segments: list[Ints] = []
         """Runs of places (place, first, last) outside what was known before the running step."""
 
@@ -54,23 +55,22 @@ class Attendance:
 
     def tick(self, since: int, until: int) -> None:
         """The stream was listened to from one instant to another, event or not (rule 8)."""
-        if self.heard.runs:
+        if self.heard.times:
             self.told.join(since, until)
             self.heard.join(since, until)
 
     def awake(self, after: int, longest_ms: int) -> int:
         """The first instant from `after` on at which a window, `longest_ms` at most with its step, may be open that has
         a cell; -NEVER: none is known."""
-        asleep = self.told.gap_ms + longest_ms
-        return next((max(after, first) for first, last in self.told.runs if last + asleep > after), -NEVER)
+        return next((max(after, first) for first, last in self.told.lasting if last + longest_ms > after), -NEVER)
 
     def windows(self, window: Window, after: int, until: int, zone: str, beyond_ms: int = 0) -> list[int]:
         """Window ends in (after, until] at which a cell may exist, and the first one of each run without any.
 
         `beyond_ms`: how much longer than the window what it is computed from may last.
         """
-        asleep = self.told.gap_ms + reach_ms(window) + step_ms(window) + beyond_ms
-        return ends_near(window, self.told.runs, asleep, after, until, zone)
+        longest_ms = reach_ms(window) + step_ms(window) + beyond_ms
+        return ends_near(window, self.told.lasting, longest_ms, after, until, zone)
 
     def cells(
         self, window: Window, wanted: list[int], zone: str, pane_ms: int
@@ -92,10 +92,10 @@ class Attendance:
         if not len(place):
             return pl.DataFrame(schema=TOUCHED)
         longest_ms = self.stream.retire_after_ms + reach_ms(window)
-        known = Spans(DAY_MS)
+        known = Spans(DAY_MS, DAY_MS)
         for run in np.unique(segments[:, 1:], axis=0).tolist():
             known.join(*run)
-        all_ends = np.array(ends_near(window, known.runs, longest_ms, NEVER, until, zone), dtype=np.int64)
+        all_ends = np.array(ends_near(window, known.times, longest_ms, NEVER, until, zone), dtype=np.int64)
         begin = np.searchsorted(all_ends, first, side="right")
         end = np.searchsorted(all_ends, last + longest_ms, side="right")
         count = end - begin
@@ -117,9 +117,9 @@ def hit(rows: pl.DataFrame, window: Window, until: int, zone: str, lookback_ms: 
     rows = rows.select("place", "pane_start").unique()
     if rows.is_empty() or int(rows["pane_start"].min()) >= until:  # type: ignore[arg-type]
         return pl.DataFrame(schema=TOUCHED)
-    panes = Spans(DAY_MS)
+    panes = Spans(DAY_MS, DAY_MS)
     panes.add(rows["pane_start"].to_numpy())
-    grid_ = ends_near(window, panes.runs, reach_ms(window) + lookback_ms, NEVER, until, zone)
+    grid_ = ends_near(window, panes.times, reach_ms(window) + lookback_ms, NEVER, until, zone)
     return spread(rows, window, grid_, zone, lookback_ms).select("place", "window_end").unique()
 
 

@@ -24,7 +24,8 @@ from sinks.reader import order
 Revisions = Literal["newest", "all"]
 MARK: Final = ".citybrain-output"
 """Lists the files of an output: only a folder that holds nothing else is replaced."""
-PAGE: Final = 250_000
+PAGE: Final = 1_000_000
+"""Rows read at once. Opening the many small parts of a replay's store costs about a second a page."""
 
 
 class Paged(Protocol):

@@ -315,6 +315,17 @@ def test_damaged_gzip_keeps_what_comes_before(tmp_path: Path) -> None:
     assert letters[-1].reason == "truncated"
 
 
+def test_a_damaged_gzip_that_is_read_in_one_go_keeps_what_comes_before(tmp_path: Path) -> None:
+    path = tmp_path / "posts.gz"
+    packed = bytearray(gzip.compress(MANY[: MANY.index(b"\n", len(MANY) // 30) + 1]))
+    packed[len(packed) // 2] ^= 0xFF
+    assert len(packed) < 8192
+    path.write_bytes(packed)
+    events, letters, _ = read(path, SMALL)
+    assert events.height > 10 and letters[-1].reason == "truncated"
+    assert events["record"].to_list() == list(range(1, events.height + 1))
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -41,16 +41,29 @@ STREAMS = {
 }  # fmt: skip
 RETIRE = DAY
 ASLEEP = 7 * DAY
-"""A stream from which nothing was heard for so long gives its configured sites no cells until it is heard again."""
+"""A stream from which nothing was heard for so long, or for as long as it was heard before (a day at least), gives its
+configured sites no cells until it is heard again."""
 Pane = list[Any]
 """[events, newest event time, what the formulas add up]."""
 Put = Callable[[Pane | None, tuple[Any, ...], int], Any]
 """(sums so far or None, what an event says, its time) -> sums."""
 
 
-def near(at: list[int], windows: Windows, end: int, before: int = RETIRE) -> bool:
+def near(at: list[int], windows: Windows, end: int) -> bool:
     """Whether an event lies in [begin - 24 h, end); `at` are the panes with events, ascending."""
-    return bisect_left(at, end) > bisect_left(at, windows.begin(end) - before)
+    return bisect_left(at, end) > bisect_left(at, windows.begin(end) - RETIRE)
+
+
+def awake(heard: list[int]) -> list[tuple[int, int]]:
+    """From when to when a stream was awake."""
+    spans: list[tuple[int, int]] = []
+    begun = 0
+    for t in heard:
+        if not spans or t > spans[-1][1]:
+            begun = t
+            spans.append((t, t))
+        spans[-1] = (begun, t + min(ASLEEP, max(DAY, t - begun)))
+    return spans
 
 
 @dataclass
@@ -99,15 +112,16 @@ class Told:
 
     def ends(self, site: str, windows: Windows) -> Iterator[int]:
         """The final windows in which a site has a cell: an event lies in [begin - 24 h, end), or the site is of the
-        configuration and the stream was heard in [begin - 7 d, end)."""
+        configuration and the stream was awake."""
         at = sorted(self.panes.get(site, ()))
         known = site in self.town.configured(self.name, self.facts.levels[0] == "district")
         heard = sorted(self.heard) if known else []
+        spans = awake(heard)
         done = min([*at[:1], *heard[:1]], default=self.final)
         for t in merge(at, heard):  # by and by, for there may be decades between two panes
             reach = windows.holding(t) + ASLEEP + 2 * DAY
             for end in windows.ends(max(done, t), min(reach, self.final)):
-                if near(heard, windows, end, ASLEEP) or near(at, windows, end):
+                if any(a < end and b >= windows.begin(end) for a, b in spans) or near(at, windows, end):
                     yield end
             done = max(done, min(reach, self.final))
 

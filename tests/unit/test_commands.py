@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -185,6 +185,54 @@ def test_what_is_odd_in_the_files_is_told(tmp_path: Path, capsys: pytest.Capture
     assert "no record in" in said["empty"]
     assert "no event between 2000-01-01" in said["years"] and "days" in said["years"] and "seconds" not in said["years"]
     assert "January 1970" in said["seconds"]
+
+
+def test_a_store_keeps_to_its_city(recorded: Path, tmp_path: Path) -> None:
+    kept = ("replay", recorded / "rain.ndjson", "--store", tmp_path / "kept")
+    assert citybrain(*kept).returncode == 0 and citybrain(*kept).returncode == 0
+    assert "holds city 'demo', not 'harbour'" in refused(*kept, "--city", "harbour")
+    assert citybrain(*kept, "--city", "harbour", "--fresh").returncode == 0
+
+
+def test_columns_of_the_stream_need_no_mapping(recorded: Path, tmp_path: Path) -> None:
+    """NDJSON, CSV and Parquet of the same events give the same."""
+    names = ("http", "inc", "air")
+    for name in names:
+        rows = []
+        for line in (recorded / f"{name}.ndjson").read_text().splitlines():
+            with suppress(ValueError):
+                rows.append(json.loads(line))
+        good = [r for r in rows if type(r) is dict and {type(v) for v in r.values()} <= {int, str, bool, type(None)}]
+        frame = pl.DataFrame(good, infer_schema_length=None)
+        frame = frame.with_columns(pl.col(pl.Boolean).cast(pl.Int64))
+        for kind in ("ndjson", "csv", "parquet"):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            getattr(frame, f"write_{kind}")(tmp_path / kind / f"{name}.{kind}")
+    found = {}
+    for kind in ("ndjson", "csv", "parquet"):
+        files = [tmp_path / kind / f"{name}.{kind}" for name in names]
+        done = citybrain("replay", *files, "--out", tmp_path / f"out.{kind}")
+        assert done.returncode == 0, done.stderr
+        found[kind] = json.loads(done.stdout)
+    assert found["ndjson"]["accepted"] > 5_000
+    for kind in ("csv", "parquet"):
+        assert found[kind]["accepted"] == found["ndjson"]["accepted"]
+        assert citybrain("diff", tmp_path / "out.ndjson", tmp_path / f"out.{kind}").returncode == 0
+    short = tmp_path / "short.csv"
+    short.write_text("t,station,ngm3\n1772409600000,a,5\n")
+    assert "has no column 'pollutant'" in refused("replay", short, "--stream", "air")
+
+
+def test_simulate_writes_what_there_is(tmp_path: Path) -> None:
+    """A minute in which some streams send nothing; and a seed is a number from 0 on."""
+    when = ("--start", "2026-03-02T07:00:00Z", "--until", "2026-03-02T07:01:00Z")
+    done = citybrain("simulate", tmp_path / "sim", *when)
+    assert done.returncode == 0 and min(json.loads(done.stdout).values()) == 0, done.stderr
+    assert {p.name for p in (tmp_path / "sim").iterdir()} == {
+        *(f"{n}.ndjson" for n in json.loads(done.stdout)),
+        "truth",
+    }
+    assert citybrain("simulate", tmp_path / "sim", *when, "--seed", -1).returncode == 2
 
 
 def test_only_brings_what_an_indicator_is_computed_from() -> None:
