@@ -436,7 +436,7 @@ MISTAKES = [
     ('source = "test"\nwhere = [{ column = "a", gt = "x" }]', 'source = "test"', "numbers are wanted"),
     ('source = "test"\nwhere = [{ column = "a", in = "x" }]', 'source = "test"', "a list is wanted"),
     ('source = "test"\nunpivot = [{ feilds = {} }]', 'source = "test"', "Did you mean 'fields'"),
-    ("source = ", 'source = "test"', "m.toml: "),
+    ("source = ", 'source = "test"', "m.toml is no TOML: "),
 ]
 
 
