@@ -16,16 +16,14 @@ from pipelines.alerts import Rule
 from pipelines.city import City
 from pipelines.composites import PART, CompositeTable
 from pipelines.episodes import EpisodeBook, Transition
-from pipelines.indicator import Cases, Composite, Derived, Indicator, Panes, Stock
-from pipelines.lifecycle import CaseBook
+from pipelines.indicator import Composite, Derived, Indicator
 from pipelines.model import EPISODES_SCHEMA, NEVER, PlaceRegistry, Rows, Stamped
-from pipelines.panes import Older, PaneMemory
-from pipelines.place_tree import PlaceTree
+from pipelines.panes import Older
 from pipelines.readings import NO_READINGS, readings_of_cells, readings_of_table
-from pipelines.rollup import Rollup
+from pipelines.stream_state import StreamState
 from pipelines.streams import HOUR_MS, Stream
-from pipelines.tables import Attendance, CaseTable, PaneTable, StockTable, Table
-from pipelines.windows import Window, next_end, reach_ms, step_ms, tumbling
+from pipelines.tables import CaseTable, PaneTable, StockTable, Table
+from pipelines.windows import next_end, tumbling
 
 CELLS_A_STRIDE = 300_000
 READINGS_A_PART = 500_000
@@ -33,8 +31,6 @@ READINGS_A_PART = 500_000
 REMEMBER_MS = 2 * HOUR_MS
 """How far behind what the next windows need panes stay in memory for late events; older ones are read from the store."""
 NO_CELLS = pl.DataFrame(schema={"place": pl.String, "window_end": pl.Int64, "value": pl.Float64})
-
-
 _Told = dict[tuple[str, str], list[pl.DataFrame]]
 """Readings (columns of `PART`) by indicator and place kind."""
 
@@ -46,45 +42,6 @@ class Step:
     readings: pl.DataFrame
     episodes: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=EPISODES_SCHEMA))
     transitions: tuple[Transition, ...] = ()
-
-
-class _StreamState:
-    """Everything of one stream: its places, presence, panes, cases, and the watermark up to which it was judged."""
-
-    def __init__(
-        self,
-        city: City,
-        stream: Stream,
-        registry: PlaceRegistry,
-        members: Sequence[Indicator],
-        older: Older | None,
-        repeats: bool,
-    ) -> None:
-        self.stream = stream
-        self.tree = PlaceTree(city, stream, registry)
-        self.attendance = Attendance(stream, self.tree)
-        self.memories: dict[str, PaneMemory] = {}
-        self.tables: list[Table] = []
-        self.book: CaseBook | None = CaseBook(stream) if stream.lifecycle else None
-        self.watermark = NEVER
-        panes: dict[tuple[str, Window], list[Indicator]] = {}
-        rollups: dict[str, Rollup] = {}
-        for indicator in members:
-            match indicator.kind:
-                case Panes(rollup=rollup):
-                    panes.setdefault((rollup.name, indicator.window), []).append(indicator)
-                    rollups[rollup.name] = rollup
-                case Cases():
-                    self.tables.append(CaseTable(self.attendance, indicator, city.zone))
-                case Stock():
-                    self.tables.append(StockTable(self.attendance, indicator, city.zone))
-                case Derived() | Composite():
-                    raise AssertionError("derived and composite indicators belong to no stream")
-        for (name, _), group in panes.items():
-            memory = self.memories.setdefault(name, PaneMemory(rollups[name], older, repeats))
-            self.tables.append(PaneTable(self.attendance, rollups[name], memory, group, city.zone))
-
-        self.longest_ms = max((reach_ms(t.window) + step_ms(t.window) for t in self.tables), default=0)
 
 
 class Brain:
@@ -112,7 +69,7 @@ class Brain:
                 members[indicator.stream.name].append(indicator)
                 known.setdefault(indicator.stream.name, indicator.stream)
         self.streams = {
-            name: _StreamState(city, known[name], registries[name], mine, older, repeats)
+            name: StreamState(city, known[name], registries[name], mine, older, repeats)
             for name, mine in members.items()
         }
         self.evicts = older is not None
@@ -167,7 +124,7 @@ class Brain:
         self._take_in(rows, events)
         while True:
             reached = {
-                name: self._next(self.streams[name], end, cells)
+                name: self.streams[name].stride_end(end, cells)
                 for name, end in watermarks.items()
                 if name in self.streams
             }
@@ -184,17 +141,6 @@ class Brain:
         events = [e for e in events if e.events is not None]
         for state in self.streams.values():
             self._take_cases(state, [e for e in events if e.stream == state.stream.name])
-
-    def _next(self, state: _StreamState, until: int, cells: int) -> int:
-        """How far a stream's time goes on in one stride."""
-        since = state.attendance.awake(state.watermark, state.longest_ms)
-        if until == NEVER or since >= until:
-            return until
-        places = max(1, len(state.attendance.presence.first), len(state.tree.configured))
-        per_ms = places * sum(len(t.members) / step_ms(t.window) for t in state.tables)
-        least = min((step_ms(t.window) for t in state.tables), default=HOUR_MS)
-        stride = max(least, int(cells / per_ms)) if per_ms else until - since
-        return min(until, since + stride)
 
     def _stride(self, watermarks: Mapping[str, int], revision: int) -> Iterator[Step]:
         """Lets time go on; the last part has the episodes."""
@@ -294,7 +240,7 @@ class Brain:
                 return changed if memory.repeats else changed.filter(is_late)
         return one.rows.clear()
 
-    def _take_cases(self, state: _StreamState, blocks: list[Stamped]) -> None:
+    def _take_cases(self, state: StreamState, blocks: list[Stamped]) -> None:
         if state.book is None:
             return
         names = state.tree.registry.ids
@@ -315,7 +261,7 @@ class Brain:
 
     # ------------------------------------------------------------ windows
     def _advance(
-        self, state: _StreamState, table: Table, before: int, now: int, revision: int
+        self, state: StreamState, table: Table, before: int, now: int, revision: int
     ) -> Iterable[pl.DataFrame]:
         zone = self.city.zone
         if now == NEVER:
