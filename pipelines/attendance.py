@@ -19,7 +19,7 @@ MOST_CELLS = 2_000_000
 ASLEEP_AFTER_MS = 7 * DAY_MS
 """A stream from which nothing was heard for so long, neither an event on time nor a tick, is asleep: its configured
 places have no cells until it is heard again. One that was heard for less time before falls asleep as much earlier, but not
-before its places retire: a silence costs no more than what was heard (docs/decisions/0011)."""
+within a day, nor before its places retire: a silence costs no more than what was heard (docs/decisions/0011)."""
 TOUCHED = {"place": pl.UInt32, "window_end": pl.Int64}
 
 
@@ -32,7 +32,7 @@ class Attendance:
     def __init__(self, stream: Stream, tree: PlaceTree) -> None:
         self.stream, self.tree = stream, tree
         self.presence = Presence(stream.retire_after_ms)
-        bounds = stream.retire_after_ms, max(ASLEEP_AFTER_MS, stream.retire_after_ms)
+        bounds = max(DAY_MS, stream.retire_after_ms), max(ASLEEP_AFTER_MS, stream.retire_after_ms)
         self.told, self.heard = Spans(*bounds), Spans(*bounds)
         self.segments: list[Ints] = []
         """Runs of places (place, first, last) outside what was known before the running step."""

@@ -10,9 +10,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-import pipelines.brain
 import pipelines.presence
 from pipelines.cells import Formula
+from pipelines.panes import PaneMemory
 from tests.conformance.toy import generated, golden
 from tests.conformance.toy_brain import Case, Run
 
@@ -124,10 +124,8 @@ def test_negative_control_panes_that_cannot_be_loaded(monkeypatch: pytest.Monkey
 
 def test_negative_control_lost_late_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """A late row that never reaches its window must be seen."""
-    original = pipelines.brain.PaneMemory.add
-    monkeypatch.setattr(
-        pipelines.brain.PaneMemory, "add", lambda self, rows: original(self, rows.filter(~pl.col("late")))
-    )
+    original = PaneMemory.add
+    monkeypatch.setattr(PaneMemory, "add", lambda self, rows: original(self, rows.filter(~pl.col("late"))))
     with pytest.raises(AssertionError):
         check(golden())
 
