@@ -191,6 +191,8 @@ def simulate(
     from pipelines import catalogue
 
     first, last = instant(start, "--start"), instant(until, "--until")
+    if first % 60_000 or last % 60_000:
+        raise UserError("the simulated city sends whole minutes; write --start and --until without seconds")
     if last <= first:
         raise UserError(f"--until {until} is not after --start {start}")
     made_folder(out, "OUT")

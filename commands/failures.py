@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from commands.inputs import UserError
+from connectors.formats import FormatError
 from connectors.mapping import MappingError
 from dashboards.serve import CannotServe
 from pipelines.catalogue import CatalogueError
@@ -14,6 +15,7 @@ from sinks.errors import StoreError, StoreOwned
 WRONG = (
     UserError,
     MappingError,
+    FormatError,
     PackError,
     CatalogueError,
     CannotServe,

@@ -16,6 +16,7 @@ from typing import Any, Final
 import polars as pl
 
 from commands.inputs import UserError, city_of, named, names, refuse_no_file
+from connectors.formats import FormatError
 from connectors.mapping import read_mapping
 from pipelines import catalogue
 from pipelines.alerts import Rule
@@ -35,7 +36,10 @@ def profile_text(file: Path, map_: str | None, lookup: Path | None) -> str:
 
     refuse_no_file(file)
     mapping = read_mapping(named(map_, "maps", ".toml", "mapping"), data=file, lookup=lookup) if map_ else None
-    return render(profile(file, mapping))
+    try:
+        return render(profile(file, mapping))
+    except FormatError as error:
+        raise UserError(f"{file}: {error}") from None
 
 
 def check_text(cities: Sequence[str] | None, maps: Sequence[str] | None) -> str:

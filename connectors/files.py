@@ -19,7 +19,7 @@ from typing import Final, Self
 import polars as pl
 
 from connectors.decompressed import Decompressed, decompressed
-from connectors.formats import Block, Format
+from connectors.formats import Block, Format, FormatError
 from connectors.formats.decoded import dead_letter
 from connectors.formats.lines import count_lines
 from pipelines.model import Decoded
@@ -96,6 +96,9 @@ class FileSource:
             decoded = self._pending.result(timeout=WAIT_S if not self._pending.done() else 0)
         except (queue.Empty, NotYet):
             return None
+        except FormatError as error:
+            self.close()
+            raise FormatError(f"{self.input}: {error}") from error
         except BaseException:
             self.close()
             raise

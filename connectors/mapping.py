@@ -14,7 +14,7 @@ from typing import BinaryIO, Final, Literal
 
 from connectors.conditions import OPERATORS
 from connectors.decompressed import decompressed
-from connectors.formats import Format
+from connectors.formats import Format, FormatError
 from connectors.formats.csv import CsvFormat, CsvOptions, header
 from connectors.formats.foreign import Foreign
 from connectors.formats.json_lines import JsonLinesFormat, first_keys
@@ -136,6 +136,10 @@ class Mapping:
     def _columns(self, path: Path, names: tuple[str, ...]) -> None:
         if not names:
             raise MappingError(f"{path} is empty: it has no header, so its columns are unknown")
+        if not all(name.isprintable() for name in names):
+            raise MappingError(
+                f"{path} is no text, and {self.path} is for a file of lines; is it compressed, or Parquet?"
+            )
         if names[0].lstrip().startswith("{"):
             raise MappingError(
                 f"{path} holds JSON, and {self.path} is for a file with columns; replay it without --map"
@@ -150,7 +154,10 @@ def column_names(path: Path) -> tuple[str, ...]:
             return header(file, _tabs(COMMAS) if path_suffix(path) == ".tsv" else COMMAS)
         if not file.seekable():
             raise MappingError(f"{path} is a compressed Parquet file; decompress it (Parquet compresses inside)")
-        return columns(file)
+        try:
+            return columns(file)
+        except FormatError as error:
+            raise MappingError(f"{path}: {error}") from None
 
 
 def _content(path: Path) -> BinaryIO:

@@ -54,6 +54,8 @@ def read(path: Path, data: Path | None, lookup: Path | None) -> Mapping:
 def canonical(stream: Stream, path: Path) -> Mapping:
     """The mapping of a CSV or Parquet file whose columns are the stream's own; MappingError where one is missing."""
     present = column_names(path)
+    if not present:
+        raise MappingError(f"{path} has no header: it is empty, or breaks off before the end of its first line")
     needed = ["t", stream.place, *(c.name for c in stream.columns if not c.nullable)]
     if missing := [name for name in needed if name not in present]:
         raise MappingError(

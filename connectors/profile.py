@@ -194,8 +194,8 @@ def _foreign(names: tuple[str, ...]) -> Foreign:
 
 def _column(series: pl.Series) -> ColumnProfile:
     known = series.drop_nulls()
-    counts = known.value_counts(sort=True, name="count")
-    words = counts.filter(pl.col(series.name).is_in(_null_words(known)))
+    counts = known.alias("text").value_counts(sort=True, name="count")
+    words = counts.filter(pl.col("text").is_in(_null_words(known)))
     if words.height < counts.height:
         known = known.filter(~known.is_in(NULL_WORDS))
     kind, time_format = _kind(series.name, known)

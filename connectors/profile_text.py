@@ -109,13 +109,11 @@ def _events(profile: Profile) -> list[str]:
 
 
 def own_stream(profile: Profile) -> Stream | None:
-    """The stream whose own columns these are."""
+    """The stream whose own columns these are: that of the file's name, else the one that has the most of them."""
     names = {c.name for c in profile.columns}
-    for stream in STREAMS:
-        needed = {"t", stream.place, *(c.name for c in stream.columns if not c.nullable)}
-        if needed <= names:
-            return stream
-    return None
+    fitting = [s for s in STREAMS if {"t", s.place, *(c.name for c in s.columns if not c.nullable)} <= names]
+    named = [s for s in fitting if s.name == profile.path.name.split(".")[0]]
+    return max(named or fitting, key=lambda s: sum(c.name in names for c in s.columns), default=None)
 
 
 def nearest_stream(names: tuple[str, ...]) -> Stream:

@@ -66,5 +66,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def of_bug(request: Request, error: Exception) -> Response:
+        if type(error).__module__.startswith("h11."):  # the client broke the protocol; nobody is there to answer
+            return response(400, "the request breaks HTTP")
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return response(500, "an unexpected error; it is in the log of this process")

@@ -131,8 +131,9 @@ def serve(app: FastAPI, host: str, port: int, *, sock: socket.socket | None = No
         workers=1,
     )
     # What a client breaks off or gets wrong is its own affair: no line of a library in the operator's terminal.
+    # What fails in the application is logged by itself (`problems`), once.
     for name in ("uvicorn.error", "asyncio"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, name="http", daemon=True)
     thread.start()

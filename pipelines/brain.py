@@ -222,8 +222,8 @@ class Brain:
         self.streams[stream].attendance.tick(since, until)
 
     def heard(self) -> dict[str, Sequence[tuple[int, int]]]:
-        """By stream the times, from pane start to pane start, in which it was heard and not asleep in between."""
-        return {name: state.attendance.heard.times for name, state in self.streams.items()}
+        """By stream the times, from pane start to pane start, from which there are events, late ones as well."""
+        return {name: state.attendance.told.times for name, state in self.streams.items()}
 
     # ------------------------------------------------------------ what came
     def _take(self, one: Rows) -> pl.DataFrame:

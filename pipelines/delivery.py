@@ -123,9 +123,9 @@ class Run:
         else:
             last = max(closing.values(), default=NEVER)
             if last > NEVER and until - last > FARTHEST_MS:
-                days = (until - last) // DAY_MS
+                days = (until - last) / DAY_MS
                 raise TooFar(
-                    f"--until is {days} days after the last event; at most {FARTHEST_MS // DAY_MS} are allowed (is the year "
+                    f"--until is {days:.1f} days after the last event; at most {FARTHEST_MS // DAY_MS} are allowed (is the year "
                     "right?)"
                 )
             closing = {name: max(end, until) for name, end in closing.items()}

@@ -15,6 +15,10 @@ import polars as pl
 from pipelines.model import Decoded
 
 
+class FormatError(ValueError):
+    """A file that is not what its format says; the text names what it is and what is wanted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """A run of whole records. `first` is the number of its first record (line of a text file, row of a Parquet file), from 1."""

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from connectors.formats import Block
+from connectors.formats import Block, FormatError
 from connectors.formats.decoded import dead_letter, finish, wanted
 from pipelines.model import Decoded
 from pipelines.records import check
@@ -26,10 +26,6 @@ MAGIC: Final = b"ARROW1"
 ROW_BYTES: Final = 48
 """About what a row of a canonical record takes, to turn a block size in bytes into rows."""
 NAMES: Final = {"int": "an integer", "text": "a string", "flag": "a boolean or an integer"}
-
-
-class FormatError(ValueError):
-    """A file that is not what its format says; the text names the column, what it is and what is wanted."""
 
 
 class ArrowIpc:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from connectors.formats import Block
+from connectors.formats import Block, FormatError
 from connectors.formats.foreign import Foreign, Texts
 from connectors.mapped_rows import RECORD
 from pipelines.model import Decoded
@@ -25,7 +26,14 @@ BYTES_PER_CELL: Final = 16
 
 def columns(file: BinaryIO) -> tuple[str, ...]:
     """The names of the file's top-level columns."""
-    return tuple(pq.ParquetFile(file).schema_arrow.names)
+    return tuple(_opened(file).schema_arrow.names)
+
+
+def _opened(file: BinaryIO) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file)
+    except pa.ArrowInvalid as error:
+        raise FormatError(f"it is no Parquet file, or cut short: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +45,7 @@ class ParquetFormat:
     def blocks(self, file: BinaryIO, size: int) -> Iterator[Block]:
         """With `order = "event_time"` the whole file is one block."""
         wanted = list(self.foreign.columns)
-        opened = pq.ParquetFile(file)
+        opened = _opened(file)
         if self.foreign.order == "event_time":
             yield Block(1, pl.DataFrame(pl.from_arrow(opened.read(columns=wanted))))
             return
@@ -65,7 +73,7 @@ class ParquetFormat:
 def _cells(block: Block) -> pl.DataFrame:
     frame = block.payload
     if not isinstance(frame, pl.DataFrame):
-        raise TypeError("a block of Parquet is a frame; a compressed Parquet file cannot be read")
+        raise FormatError("a block of Parquet is a frame; a compressed Parquet file cannot be read")
     texts = [_text(series) for series in frame]
     records = pl.int_range(block.first, block.first + frame.height, dtype=pl.Int64, eager=True).alias(RECORD)
     return pl.DataFrame([records, *texts])
@@ -78,7 +86,7 @@ def _text(series: pl.Series) -> pl.Series:
         case pl.Date():
             return series.dt.strftime("%Y-%m-%d")
         case dtype if dtype.is_nested() or dtype == pl.Binary:
-            raise TypeError(
+            raise FormatError(
                 f"column {series.name!r} is {dtype}; a mapping reads texts, numbers, flags, dates and times"
             )
     return series.cast(pl.String)

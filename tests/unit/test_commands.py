@@ -131,6 +131,8 @@ def test_what_the_user_got_wrong_is_one_line_that_helps(
     other = tmp_path / "data.ndjson"
     other.write_text("")
     (tmp_path / "again.ndjson").symlink_to(link)
+    for name, content in (("park.parquet", b"PAR1 cut"), ("park.arrow", b"hello"), ("park.csv", b"")):
+        (tmp_path / name).write_bytes(content)
     cases = {
         ("replay", tmp_path / "nothing.ndjson"): ["is no file"],
         ("replay", link, link): ["named twice"],
@@ -152,6 +154,11 @@ def test_what_the_user_got_wrong_is_one_line_that_helps(
         ("replay", link, "--out", other / "out"): ["--out", "folder that you may write to"],
         ("replay", link, "--map", "nasa_http"): ["holds JSON"],
         ("profile", tmp_path): ["but a folder"],
+        ("profile", tmp_path / "park.parquet"): ["park.parquet", "no Parquet file"],
+        ("replay", tmp_path / "park.parquet"): ["park.parquet", "no Parquet file"],
+        ("replay", tmp_path / "park.arrow"): ["park.arrow", "no Arrow"],
+        ("replay", tmp_path / "park.csv"): ["park.csv", "has no header"],
+        ("simulate", tmp_path / "s", "--start", "2026-03-02T07:00:30Z", "--until", "2026-03-02T09:00:00Z"): ["minutes"],
         ("explain", "traffic.tp"): ["Did you mean 'traffic.tpi'"],
         ("profile", tmp_path / "nothing.csv"): ["is no file"],
         ("diff", tmp_path, tmp_path): ["is no output"],

@@ -17,8 +17,8 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from connectors.files import FileSource, Reading
-from connectors.formats import Block, Format
-from connectors.formats.arrow import ArrowIpc, FormatError
+from connectors.formats import Block, Format, FormatError
+from connectors.formats.arrow import ArrowIpc
 from connectors.formats.lines import count_lines, line_blocks
 from connectors.formats.ndjson import Ndjson
 from pipelines.model import DeadLetter, Decoded

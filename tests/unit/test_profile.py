@@ -133,3 +133,18 @@ def test_other_formats_and_limits(tmp_path: Path) -> None:
 )
 def test_nearest_stream(columns: str, stream: str) -> None:
     assert nearest_stream(tuple(columns.split(","))).name == stream
+
+
+@pytest.mark.parametrize(("name", "stream"), [("case.csv", "case"), ("mine.csv", "case"), ("det.csv", "det")])
+def test_columns_of_a_stream_need_no_mapping(tmp_path: Path, name: str, stream: str) -> None:
+    """Also where a column is called `count`, or where another stream needs fewer of the columns."""
+    path = tmp_path / name
+    columns = {
+        "case": "t,district,case_id,milestone,item,channel,auto\n1772409600000,d01,c1,submit,i,app,1\n",
+        "det": "t,lane,duration_ms,count,occ_e4\n1772409600000,l1,60000,4,1200\n",
+    }
+    path.write_text(columns[stream])
+    said = render(profile(path))
+    named = "" if name.startswith(stream) else f" --stream {stream}"
+    assert f"those of stream {stream}: no mapping is needed, citybrain replay{named} reads it" in said, said
+    assert "time (column t)" in said
