@@ -144,7 +144,7 @@ def warn_if_early(options: Options, run: Run) -> None:
 
 def warn_if_asleep(run: Run) -> None:
     """A wrong clock shows as decades without an event; so do files of two seasons, which is why it is no error."""
-    for name, runs in run.brain.heard().items():
+    for name, runs in run.brain.spans().items():
         if runs and runs[0][0] < 31 * DAY_MS:
             print(
                 f"warning: stream {name} has events of January 1970: are they times in seconds? `t` is in milliseconds",

@@ -221,7 +221,7 @@ class Brain:
         """Ticks came of a stream from one watermark to another (rule 8): its silence is one that was heard."""
         self.streams[stream].attendance.tick(since, until)
 
-    def heard(self) -> dict[str, Sequence[tuple[int, int]]]:
+    def spans(self) -> dict[str, Sequence[tuple[int, int]]]:
         """By stream the times, from pane start to pane start, from which there are events, late ones as well."""
         return {name: state.attendance.told.times for name, state in self.streams.items()}
 
