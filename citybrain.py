@@ -121,7 +121,8 @@ def replay(
     if revisions not in ("newest", "all"):
         raise UserError(f"--revisions {revisions!r} is unknown; write newest or all")
     inputs = resolve(files, city=city, map_=map_, stream=stream, lookup=lookup, disorder=disorder)
-    options = Options(store, out, instant(until, "--until") if until else None, fresh, revisions, tuple(only or ()))  # type: ignore[arg-type]
+    ends = instant(until, "--until") if until else None
+    options = Options(store, out, ends, fresh, revisions, tuple(only or ()), map_, city)  # type: ignore[arg-type]
     summary = run(inputs, options, quiet)
     sys.stdout.write(orjson.dumps(summary).decode() + "\n")
 

@@ -91,15 +91,15 @@ def live(pack: str, rate: int, seconds: int) -> Answer:
     from dashboards.metrics import Metrics
     from dashboards.serve import listen, serve
     from pipelines import catalogue
-    from pipelines.delivery import Attached, Run
+    from pipelines.delivery import Attached, Now, Run
     from pipelines.watermark import Input
     from sinks.clickhouse import ClickHouseSink
     from sinks.writer import StoreThread
 
     city, start = city_of(pack), START - LEAD_S * 1000
     indicators = catalogue.for_city(city)
-    clock = up.RunClock(start, 1.0)
-    source = PacedSource(LINK, start, clock, rate, seconds)
+    clock, beat = up.RunClock(start, 1.0), Now(start)
+    source = PacedSource(LINK, start, beat, rate, seconds)
     with tempfile.TemporaryDirectory(prefix="citybrain-bench-") as folder:
         sink = ClickHouseSink(f"chdb://{folder}/store", catalogue.rollups(indicators), ())
         sink.migrate()
@@ -111,7 +111,7 @@ def live(pack: str, rate: int, seconds: int) -> Answer:
         options = up.Options("bench", 1.0, 1, "127.0.0.1", 0, None, start, start + seconds * 1000, time.monotonic())
         attached = [Attached(source, Input(source.input, "paced:link", DISORDER_MS))]
         kept = up.Kept(store, metrics)
-        run = Run(city, indicators, [LINK], attached, kept, live=True, epoch=1, start=start, older=sink.panes)
+        run = Run(city, indicators, [LINK], attached, kept, live=True, epoch=1, start=start, older=sink.panes, now=beat)
         running = up.Live(options, run, board, metrics, clock, threading.Event())
         client = subprocess.Popen([sys.executable, "-m", "benchmarks.live", serving.url], stdout=subprocess.PIPE)
         time.sleep(1.0)

@@ -138,7 +138,7 @@ def places(path: str, pack: str, places: int) -> Answer:
 
     inputs = resolve([Path(path)], city=pack, map_=None, stream="link", lookup=None, disorder=None)
     indicators = catalogue.for_city(inputs.city)
-    with opened_store(Options(), inputs, indicators) as (sink, shown, epoch):
+    with opened_store(Options(), inputs, indicators) as (sink, shown, epoch, _):
         started = time.perf_counter()
         store = StoreThread(sink)
         run = Run(

@@ -7,7 +7,9 @@ from connectors.formats import FormatError
 from connectors.mapping import MappingError
 from dashboards.serve import CannotServe
 from pipelines.catalogue import CatalogueError
-from pipelines.delivery import DamagedEpoch, TooFar
+from pipelines.delivery import TooFar
+from pipelines.epoch import DamagedEpoch
+from pipelines.journal import CheckpointError
 from pipelines.pack import PackError
 from sinks.difference import NothingCompared
 from sinks.errors import StoreError, StoreOwned
@@ -25,4 +27,4 @@ WRONG = (
     FileNotFoundError,
     LookupError,
 )
-FAILED = (StoreError, DamagedEpoch, OSError)
+FAILED = (StoreError, DamagedEpoch, CheckpointError, OSError)

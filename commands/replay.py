@@ -16,10 +16,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+from commands.durable import folder_of, interrupted_replay, opened, replay_identity
 from commands.inputs import Inputs, UserError, made_folder
 from commands.progress import Progress
 from pipelines import catalogue
-from pipelines.delivery import Counts, Run, next_epoch
+from pipelines.delivery import Counts, Durable, Run
+from pipelines.epoch import next_epoch
 from pipelines.indicator import Indicator
 from pipelines.model import NEVER
 from pipelines.streams import DAY_MS
@@ -40,6 +42,8 @@ class Options:
     fresh: bool = False
     revisions: Literal["newest", "all"] = "newest"
     only: tuple[str, ...] = ()
+    map: str | None = None
+    city: str | None = None
 
 
 def replay(inputs: Inputs, options: Options, quiet: bool = False) -> dict[str, Any]:
@@ -53,19 +57,22 @@ def replay(inputs: Inputs, options: Options, quiet: bool = False) -> dict[str, A
     indicators = catalogue.for_city(inputs.city)
     if options.only:
         indicators = chosen(options.only, indicators)
-    with opened_store(options, inputs, indicators) as (sink, shown, epoch):
+    with opened_store(options, inputs, indicators) as (sink, shown, epoch, durable):
         gc.freeze()  # what was imported is never garbage: not looked at again and again
         started = time.perf_counter()
         store = StoreThread(sink)
         run = Run(
-            inputs.city, indicators, inputs.streams, inputs.attached, store, live=False, epoch=epoch, older=sink.panes
-        )
+            inputs.city, indicators, inputs.streams, inputs.attached, store, live=False, epoch=epoch, older=sink.panes,
+            cases=sink.lifecycles, durable=durable,
+        )  # fmt: skip
+        before = run.counts.counters["received"]
+        tell_of_before(run, shown, quiet)
         with Progress(inputs, quiet) as progress:
             counts = run.replay(options.until, progress.show)
         store.close()
         wall = time.perf_counter() - started
-        found = sink.counts(since=epoch << 32)
-        summary = summarise(counts, found, wall, shown)
+        found = sink.counts(since=run.born << 32)
+        summary = summarise(counts, found, wall, shown, before)
         summary["seconds"] = {k: round(v, 3) for k, v in counts.seconds.items()} | {
             "store_thread": round(store.busy_s, 3)
         }
@@ -95,8 +102,21 @@ def chosen(names: Iterable[str], among: Sequence[Indicator]) -> tuple[Indicator,
     return tuple(i for i in among if i.id in wanted)
 
 
-def summarise(counts: Counts, found: dict[str, int], wall: float, store: str) -> dict[str, Any]:
-    received = counts.counters["received"]
+def tell_of_before(run: Run, shown: str, quiet: bool) -> None:
+    """What an earlier start of the same command did already, and what was found damaged of it."""
+    if run.durable is None or run.durable.recovered is None:
+        return
+    for note in run.durable.recovered.notes:
+        print(f"warning: {note}", file=sys.stderr)
+    if not quiet:
+        received = run.counts.counters["received"]
+        told = "was finished before; its result is shown" if run.finished else "goes on"
+        print(f"replay: {shown} holds {received:,} records of these files: the replay {told}", file=sys.stderr)
+
+
+def summarise(counts: Counts, found: dict[str, int], wall: float, store: str, before: int = 0) -> dict[str, Any]:
+    """`before`: records that were received before this process."""
+    received = counts.counters["received"] - before
     return {
         **counts.counters,
         "readings": found["readings"],
@@ -170,8 +190,9 @@ def iso(t: int) -> str:
 @contextmanager
 def opened_store(
     options: Options, inputs: Inputs, indicators: tuple[Indicator, ...]
-) -> Iterator[tuple[ClickHouseSink, str, int]]:
-    """The store of the run, and what the summary calls it: the one asked for, or a temporary one that goes with the run."""
+) -> Iterator[tuple[ClickHouseSink, str, int, Durable | None]]:
+    """The store of the run, what the summary calls it, and where its checkpoint is: the one asked for, or a temporary one
+    that goes with the run."""
     rollups = catalogue.rollups(indicators)
     streams = tuple(s for s in catalogue.STREAMS if s.lifecycle)
     temporary = None
@@ -190,7 +211,14 @@ def opened_store(
         local = dsn.startswith("chdb://")
         if local:
             claim(Path(dsn.removeprefix("chdb://")) / "city", inputs.city.id)
-        yield sink, shown, next_epoch(Path(dsn.removeprefix("chdb://"))) if local else int(time.time())
+        durable = None
+        if temporary is None:
+            folder = folder_of(dsn)
+            how = [str(options.map), str(options.city)]
+            identity = replay_identity(inputs.attached, inputs.city.id, options.only, how)
+            durable = opened(folder, identity, interrupted_replay(folder, shown, identity))
+        epoch = next_epoch(Path(dsn.removeprefix("chdb://"))) if local else int(time.time())
+        yield sink, shown, epoch, durable
     finally:
         sink.close()
         if temporary is not None:

@@ -7,12 +7,15 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import astuple, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import platformdirs
 import polars as pl
 
+from commands.durable import folder_of, opened
 from commands.inputs import UserError, city_of, made_folder
 from connectors.simulator import GENERATORS
 from connectors.simulator_source import sources
@@ -22,8 +25,10 @@ from dashboards.metrics import Metrics
 from dashboards.serve import listen, serve
 from pipelines import catalogue
 from pipelines.brain import Step
-from pipelines.delivery import Attached, Batch, Run, next_epoch
+from pipelines.delivery import Attached, Batch, Durable, Now, Run
 from pipelines.episodes import EpisodeBook
+from pipelines.epoch import next_epoch
+from pipelines.journal import recover
 from pipelines.model import EPISODES_SCHEMA, NEVER
 from pipelines.readings import NO_READINGS
 from pipelines.streams import HOUR_MS, MINUTE_MS
@@ -33,10 +38,11 @@ from sinks.errors import StoreError
 from sinks.writer import StoreThread
 
 CATCH_UP_MS = HOUR_MS
-"""The simulated time before now that a start replays."""
+"""The simulated time before now that a first start replays."""
+MOST_CAUGHT_UP_MS = 24 * HOUR_MS
+"""A run that was off for longer leaves out what the simulated city sent meanwhile, but for the last hour."""
 CATCH_UP_STEP_MS = 10 * MINUTE_MS
 STEP_S = 0.6  # so that an event is on the screen within a second
-POLL_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,7 @@ class RunClock:
         return now if self._until is None else min(now, self._until)
 
     def set(self, now: int) -> None:
-        self._base = now
+        self._base, self._since = now, None if self._since is None else time.monotonic()
 
     def go(self) -> None:
         self._since = time.monotonic()
@@ -83,6 +89,9 @@ class Kept:
         self._store.submit(batch)
         for table, frame in batch:
             self._metrics.stored(table, len(frame))
+
+    def call(self, action: Callable[[], None]) -> None:
+        self._store.call(action)
 
     def flush(self) -> None:
         self._store.flush()
@@ -130,9 +139,11 @@ def run(options: Options, stop: threading.Event) -> None:
         # Opening an embedded store may put other handlers in place; from here on the loop ends the run in order.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
-        clock = RunClock(now - CATCH_UP_MS, options.speed, options.until)
+        durable = checkpoint(folder_of(f"chdb://{folder}"), options, city.id, now)
+        beat = Now(durable.identity["origin"])
+        clock = RunClock(beat(), options.speed, options.until)
         board = Board(uuid.uuid4().hex[:8], clock, speed=options.speed)
-        board.hold("the hour before now is being replayed")
+        board.hold("the time before now is being replayed")
         # What an earlier run stored, until this run knows better; its age shows that it is old. What lies ahead, of a
         # run that was started at a later time, would never be overtaken.
         stored = sink.latest_cells().filter(pl.col("window_end") <= now).cast(NO_READINGS.schema)
@@ -145,7 +156,7 @@ def run(options: Options, stop: threading.Event) -> None:
         store = StoreThread(sink)
         try:
             streams = {s.name: s for s in catalogue.STREAMS}
-            made = sources(city, streams, clock(), clock, seed=options.seed)
+            made = sources(city, streams, beat(), beat, seed=options.seed)
             run = Run(
                 city,
                 indicators,
@@ -154,8 +165,11 @@ def run(options: Options, stop: threading.Event) -> None:
                 Kept(store, metrics),
                 live=True,
                 epoch=next_epoch(folder),
-                start=clock(),
+                start=beat(),
                 older=sink.panes,
+                cases=sink.lifecycles,
+                now=beat,
+                durable=durable,
             )
             Live(options, run, board, metrics, clock, stop).go(now)
         except StoreError as error:
@@ -169,8 +183,25 @@ def run(options: Options, stop: threading.Event) -> None:
     print("citybrain: ended", flush=True)
 
 
+def checkpoint(folder: Path, options: Options, city: str, now: int) -> Durable:
+    """What this run goes on from: the checkpoint of the same city, seed and start; else it begins an hour before now."""
+    found = recover(folder)
+    of = {"run": "up", "city": city, "seed": options.seed, "start": options.start}
+    for note in found.notes if found is not None else ():
+        print(f"citybrain: warning: {note}", file=sys.stderr, flush=True)
+    if found is not None:
+        was = found.parts["run"]["identity"]
+        if {name: was.get(name) for name in of} == of:
+            return opened(folder, was, found)
+    return opened(folder, of | {"origin": now - CATCH_UP_MS}, None)
+
+
 class Live:
-    """The loop: poll often, step once a second, show what is provisional in between."""
+    """The loop: beats on a grid of the run's clock, a step after those that are due, and what is provisional.
+
+    A beat takes in what has come and ticks. The grid depends on the options alone, so that a run that was killed stamps
+    every event as one that was not.
+    """
 
     def __init__(
         self, options: Options, run: Run, board: Board, metrics: Metrics, clock: RunClock, stop: threading.Event
@@ -178,12 +209,12 @@ class Live:
         self.options, self.board, self.metrics, self.clock, self.stop = options, board, metrics, clock, stop
         self.run = run
         run.publish = self.publish
+        self.beat_ms = max(1, int(STEP_S * 1000 * options.speed))
         self.first = True
 
     def publish(self, step: Step) -> None:
-        self.board.update(
-            step.readings, None, step.transitions, open_frame(self.run.brain.episodes), self.health(), self.clock()
-        )
+        """Called by the thread that writes."""
+        self.board.update(step.readings, None, step.transitions, step.episodes, self.health(), self.clock())
 
     def health(self) -> dict[str, StreamHealth]:
         return {
@@ -196,44 +227,78 @@ class Live:
         }
 
     def go(self, now: int) -> None:
+        """`now`: the instant up to which the past is caught up."""
+        self.board.update(None, None, (), open_frame(self.run.brain.episodes), self.health(), self.clock())
+        began, at = time.monotonic(), self.run.now.at
+        again = self.run.resume()
+        if self.run.counts.steps:
+            print(
+                f"citybrain: goes on from {iso(at)} ({again} steps done again, {time.monotonic() - began:.1f} s)",
+                file=sys.stderr,
+                flush=True,
+            )
+        walled = self.options.start is None
+        if walled and now - self.run.now.at > MOST_CAUGHT_UP_MS:
+            skipped = now - CATCH_UP_MS
+            print(
+                f"citybrain: warning: off since {iso(self.run.now.at)}; what the city sent until {iso(skipped)} is skipped: at "
+                f"most {MOST_CAUGHT_UP_MS // HOUR_MS} h are caught up",
+                file=sys.stderr,
+                flush=True,
+            )
+            self.run.skip(skipped)
         self.catch_up(now)
-        if self.options.start is None and self.options.until is None:
+        if walled and self.options.until is None:
             # Meanwhile time went on: twice more, and what is left is a second or two.
             for _ in range(2):
                 self.catch_up(int(time.time() * 1000))
-            self.clock.set(int(time.time() * 1000))
+            self.clock.set(max(self.run.now.at, int(time.time() * 1000)))
+        else:
+            self.clock.set(self.run.now.at)
         if self.stop.is_set():
             return
         self.board.release()
         self.clock.go()
-        next_step = time.monotonic()
         while not self.stop.is_set():
-            last = self.options.until is not None and self.clock() >= self.options.until
-            self.run.poll(self.clock())
-            if last or time.monotonic() >= next_step:
+            now = self.clock()
+            if walled and now - self.run.now.at > MINUTE_MS:  # a sleeping machine
+                self.catch_up(now)
+            due = self.run.now.at + self.beat_ms
+            if due <= now or self.ends(now):
                 began = time.monotonic()
-                self.run.tick(self.clock())
+                while due <= now:
+                    self.beat(due)
+                    due += self.beat_ms
+                if self.ends(now):
+                    self.beat(now)
                 self.step()
-                next_step = max(next_step + STEP_S, time.monotonic())
                 self.metrics.step(time.monotonic() - began)
-            if last:
-                return
-            self.stop.wait(POLL_S)
+                if self.ends(now):
+                    return
+            self.stop.wait(max(0.005, (due - self.clock()) / 1000 / self.options.speed))
+
+    def ends(self, now: int) -> bool:
+        return self.options.until is not None and now >= self.options.until
+
+    def beat(self, at: int) -> None:
+        self.run.poll(at)
+        self.run.tick(at)
 
     def catch_up(self, now: int) -> None:
-        """The hour before now: each stream's events as they arrived, a tick a minute. The first stride is short, so that
+        """The time before now: each stream's events as they arrived, a beat a minute. The first stride is short, so that
         the first provisional numbers show at once."""
-        at, stride = self.clock(), MINUTE_MS
-        while at < now:
+        stride = MINUTE_MS
+        while (at := self.run.now.at) < now:
             stride_end = min(at + stride, now)
             while at < stride_end:
                 at = min(at + MINUTE_MS, stride_end)
                 self.clock.set(at)
-                self.run.poll(at)
-                self.run.tick(at)
+                self.beat(at)
                 if self.stop.is_set():
-                    return
+                    break
             self.step()
+            if self.stop.is_set():
+                return
             stride = min(2 * stride, CATCH_UP_STEP_MS)
 
     def step(self) -> None:
@@ -243,7 +308,12 @@ class Live:
             self.first = False
             took = time.monotonic() - self.options.started
             print(f"citybrain: first number {took:.1f} s after the start", file=sys.stderr, flush=True)
-        self.board.update(None, provisional, (), open_frame(self.run.brain.episodes), self.health(), self.clock())
+        self.board.update(None, provisional, (), None, self.health(), self.clock())
+
+
+def iso(t: int) -> str:
+    """UTC ms as a text."""
+    return datetime.fromtimestamp(t / 1000, UTC).isoformat(timespec="seconds")
 
 
 def open_frame(book: EpisodeBook) -> pl.DataFrame:

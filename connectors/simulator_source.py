@@ -17,10 +17,12 @@ from connectors.formats import Block
 from connectors.formats.ndjson import Ndjson
 from connectors.simulator import GENERATORS, Faults, Simulation
 from pipelines.city import City
-from pipelines.model import Decoded
+from pipelines.model import Decoded, Parts, numbered
 from pipelines.streams import MINUTE_MS, Stream
 
 SENT = {"line": pl.String, "arrival": pl.Int64}
+SHORT_MS = 30 * MINUTE_MS
+"""Longer than any event is on its way that is not one of a case."""
 
 
 class SimulatorSource:
@@ -39,7 +41,7 @@ class SimulatorSource:
         faults: Faults | None = None,
     ) -> None:
         self.input, self.stream = f"simulator:{stream.name}", stream.name
-        self.finite = until is not None
+        self.finite, self._declared = until is not None, stream
         self.start, self.until, self.clock = start, until, clock
         self._simulation = Simulation(city, stream.name, seed, faults)
         self._format = Ndjson(stream)
@@ -50,6 +52,30 @@ class SimulatorSource:
         self._minute = self.start // MINUTE_MS
         self._waiting = pl.DataFrame(schema=SENT)
         self._sent, self._skip = 0, position
+        self._made: list[pl.DataFrame] = []
+        self._saves = 0
+
+    def saved(self, whole: bool) -> Parts:
+        """What `load` needs beside the position: of a stream of cases, the events that are on their way for days."""
+        if not self._declared.lifecycle:
+            return {}
+        frames = [self._waiting] if whole else self._made
+        self._made, self._saves = [], self._saves + 1
+        return {f"waiting/{self._saves}": pl.concat(frames)} if any(map(len, frames)) else {}
+
+    def load(self, parts: Parts, position: int, at: int) -> None:
+        """Goes on after that many events, all that arrived before `at`."""
+        self.seek(0)
+        first, following = self.start // MINUTE_MS, max(self.start, at) // MINUTE_MS + 1
+        if self._declared.lifecycle:
+            kept = numbered(parts, "waiting/")
+            made, self._saves = [frame for _, frame in kept], kept[-1][0] if kept else 0
+        else:
+            first = max(first, (at - SHORT_MS) // MINUTE_MS)
+            made = [self._simulation.sent(minute) for minute in range(first, following)]
+        waiting = pl.concat([self._waiting, *made]).filter(pl.col("arrival") >= at)
+        self._waiting = waiting.sort("arrival", maintain_order=True)
+        self._minute, self._sent = following, position
 
     @property
     def ended(self) -> bool:
@@ -70,9 +96,22 @@ class SimulatorSource:
                 return self._decode(first, sent)
             if self._minute * MINUTE_MS > now:
                 return None
-            made = self._simulation.sent(self._minute)
-            self._waiting = pl.concat([self._waiting, made]).sort("arrival", maintain_order=True)
-            self._minute += 1
+            self._make()
+
+    def skip(self, now: int) -> None:
+        """Events that would have arrived before that instant are never sent; cases that began before it stay unknown."""
+        self._minute = max(self._minute, (now - SHORT_MS) // MINUTE_MS)
+        while self._minute * MINUTE_MS <= now:
+            self._make()
+        self._waiting = self._waiting.filter(pl.col("arrival") >= now)
+
+    def _make(self) -> None:
+        """The next minute's events."""
+        made = self._simulation.sent(self._minute)
+        if self._saves and self._declared.lifecycle:
+            self._made.append(made)
+        self._waiting = pl.concat([self._waiting, made]).sort("arrival", maintain_order=True)
+        self._minute += 1
 
     def _due(self, horizon: int) -> int:
         """How many waiting events arrive before an instant up to which all events were made."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -47,6 +48,15 @@ class Attendance:
         if self.heard.times:
             self.told.join(since, until)
             self.heard.join(since, until)
+
+    def saved(self) -> dict[str, Any]:
+        """Plain data for a checkpoint."""
+        return {"presence": self.presence.saved(), "told": self.told.saved(), "heard": self.heard.saved()}
+
+    def load(self, saved: dict[str, Any]) -> None:
+        self.presence.load(saved["presence"])
+        self.told.load(saved["told"])
+        self.heard.load(saved["heard"])
 
     def awake(self, after: int, longest_ms: int) -> int:
         """The first instant from `after` on at which a window, `longest_ms` at most with its step, may be open that has

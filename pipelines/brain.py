@@ -17,7 +17,7 @@ from pipelines.city import City
 from pipelines.composites import PART, CompositeTable
 from pipelines.episodes import EpisodeBook, Transition
 from pipelines.indicator import Composite, Derived, Indicator
-from pipelines.model import EPISODES_SCHEMA, NEVER, PlaceRegistry, Rows, Stamped
+from pipelines.model import EPISODES_SCHEMA, NEVER, Parts, PlaceRegistry, Rows, Stamped, prefixed, under
 from pipelines.panes import Older
 from pipelines.readings import NO_READINGS, readings_of_cells, readings_of_table
 from pipelines.stream_state import StreamState
@@ -348,13 +348,32 @@ class Brain:
             return sorted(found)
         return self._windows(self.indicators[self.order[indicator.inputs[0]]], after, until)
 
+    # ------------------------------------------------------------ the checkpoint
+    def saved(self, whole: bool) -> Parts:
+        """State by name: all, or what changed since the last call (None: gone)."""
+        parts: Parts = {f"stream/{name}": state.saved() for name, state in self.streams.items()}
+        for table in self.composites:
+            parts |= prefixed(f"composite/{table.indicator.id}/", table.saved(whole))
+        return parts | prefixed("episodes/", self.episodes.saved(whole))
+
+    def load(self, parts: Parts, cases: Callable[[str], Iterable[pl.DataFrame]]) -> None:
+        """Into a fresh brain. `cases` gives the stored events of a lifecycle stream up to the checkpoint; panes are read
+        through `older`. A composite that is new begins with what is told from now on."""
+        for name, state in self.streams.items():
+            if (saved := parts.get(f"stream/{name}")) is not None:
+                state.load(saved, self.remember_ms, cases(name) if state.book is not None else ())
+        for table in self.composites:
+            if mine := under(parts, f"composite/{table.indicator.id}/"):
+                table.load(mine)
+        self.episodes.load(under(parts, "episodes/"))
+
     def _forget(self) -> None:
         """Panes that no coming window needs go; with them what only corrections of old windows would read."""
         if not self.evicts:
             return
         for state in self.streams.values():
             for name, memory in state.memories.items():
-                reach = max(t.reach_ms for t in state.tables if isinstance(t, PaneTable) and t.rollup.name == name)
+                reach = state.reach_of(name)
                 if state.watermark > NEVER:
                     memory.evict(state.watermark - reach, state.watermark - reach - self.remember_ms)
 

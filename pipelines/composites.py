@@ -12,7 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from pipelines.indicator import Composite, Indicator
-from pipelines.model import NEVER
+from pipelines.model import NEVER, Parts
 from pipelines.streams import DAY_MS
 from pipelines.windows import Slide, ends, spread
 
@@ -37,6 +37,9 @@ class CompositeTable:
         self.indicator, self.kind, self.window = indicator, indicator.kind, indicator.window
         self.history = {p.indicator: pl.DataFrame(schema=PART) for p in self.kind.parts}
         self.final = NEVER
+        self._told = dict[str, list[pl.DataFrame]]()
+        """What came to each history since the last `saved`, once it was called."""
+        self._saves = 0
 
     def step(self, readings: Mapping[str, pl.DataFrame], watermark: int, remember_ms: int) -> pl.DataFrame:
         """New and corrected cells: `place_kind, place, window_end, value, detail, samples, got, expected, as_of, reason`."""
@@ -54,6 +57,8 @@ class CompositeTable:
             self.history[name] = pl.concat([history, new]).unique(
                 [*PLACE, "window_end"], keep="last", maintain_order=True
             )
+            if self._saves:
+                self._told.setdefault(name, []).append(new)
             touched.append(self._reached(new, self.final - kept, self.final))
         if watermark > self.final:
             touched += [self._reached(history, self.final, watermark) for history in self.history.values()]
@@ -64,6 +69,26 @@ class CompositeTable:
         for name, history in self.history.items():
             self.history[name] = history.filter(pl.col("window_end") >= horizon)
         return cells
+
+    def saved(self, whole: bool) -> Parts:
+        """State for a checkpoint: all, or what came since the last call."""
+        told = {name: [history] for name, history in self.history.items()} if whole else self._told
+        frames = {name: pl.concat(frames) for name, frames in told.items()}
+        self._told, self._saves = {}, self._saves + 1
+        parts: Parts = {"final": self.final}
+        return parts | {f"{self._saves}/{name}": frame for name, frame in frames.items() if len(frame)}
+
+    def load(self, parts: Parts) -> None:
+        """Into a fresh table; the parts of a composite that has new ones have no history yet."""
+        self.final = parts["final"]
+        frames: dict[str, list[tuple[int, pl.DataFrame]]] = {}
+        for key, frame in parts.items():
+            number, _, name = key.partition("/")
+            if name in self.history:
+                frames.setdefault(name, []).append((int(number), frame))
+        for name, numbered_frames in frames.items():
+            ordered = [frame for _, frame in sorted(numbered_frames, key=lambda x: x[0])]
+            self.history[name] = pl.concat(ordered).unique([*PLACE, "window_end"], keep="last", maintain_order=True)
 
     def _reached(self, readings: pl.DataFrame, after: int, until: int) -> pl.DataFrame:
         """The T in (after, until] that readings reach: from window_end + lag on, for the validity."""

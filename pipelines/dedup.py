@@ -55,6 +55,20 @@ class SeenKeys:
             live = self.slots[: _gather(self.slots, m - self.horizon_ms)]
             self._fill(live, count)
 
+    def pairs(self, m: int, keys: Index | None = None) -> Index:
+        """Rows (key, seen) of these keys, or of all, without those that are beyond the horizon at M."""
+        rows = self.slots
+        if keys is not None:
+            rows = np.empty((len(keys), 2), dtype=np.int64)
+            _look_up(self.slots, keys, rows)
+        found: Index = rows[(rows[:, 0] != 0) & (rows[:, 1] > m - self.horizon_ms)]
+        return found
+
+    def add(self, pairs: Index, m: int) -> None:
+        """Rows (key, seen), newer than those that are there."""
+        self.reserve(len(pairs), m)
+        self.used += _insert(self.slots, pairs)
+
     def _fill(self, pairs: Index, more: int) -> None:
         """Starts a new table with these keys, with room for twice as many and `more`."""
         size = SMALLEST
@@ -93,7 +107,20 @@ def _gather(slots: Index, beyond: int) -> int:
 
 
 @compiled
-def _insert(slots: Index, pairs: Index) -> None:
+def _insert(slots: Index, pairs: Index) -> int:
+    """Puts the keys into the table; returns how many slots that took."""
+    taken = 0
     for i in range(len(pairs)):
         slot = find(slots, pairs[i, 0])
+        if slots[slot, 0] == 0:
+            taken += 1
         slots[slot, 0], slots[slot, 1] = pairs[i, 0], pairs[i, 1]
+    return taken
+
+
+@compiled
+def _look_up(slots: Index, keys: Index, rows: Index) -> None:
+    """Fills `rows` with the slots of the keys; that of a key which is not there has key 0."""
+    for i in range(len(keys)):
+        slot = find(slots, keys[i])
+        rows[i, 0], rows[i, 1] = slots[slot, 0], slots[slot, 1]

@@ -1,27 +1,36 @@
 """Delivery: what a step is, in which order its parts happen, and what a restart does. No other file decides that.
 
-A step: read -> merge -> judge -> store -> publish (rule 35). Every table is keyed, so a step may be written again
-(rule 33). A restart reads the inputs again from their start under a higher epoch: the rows are the same rows.
+A step (rules 33 to 36): its inputs are read and judged -> **plan** (which records, ticks and clocks it is made of; synced)
+-> **store** (every table is keyed, so a step may be written again) -> **checkpoint** (what it changed of the state; synced)
+-> **publish** -> **commit** of the sources' positions. All but the first happen on the thread that writes, in this order,
+while the next step is read.
+
+A restart loads the newest checkpoint, publishes what its step told once more, and does the planned steps after it again:
+the same records, ticks and clocks, all that they compute written under a higher epoch. Then it goes on.
 """
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any, Final, Literal, Protocol
 
 import polars as pl
 
-from pipelines.brain import Brain, Step
+from pipelines.brain import REMEMBER_MS, Brain, Step
 from pipelines.city import City
-from pipelines.episodes import transitions_frame
+from pipelines.counts import Counts
+from pipelines.episodes import Transition
+from pipelines.failpoints import reached
 from pipelines.indicator import Indicator, Panes
-from pipelines.ingest import COUNTERS
-from pipelines.model import DEAD_LETTERS_SCHEMA, NEVER, DeadLetter, Decoded, PlaceRegistry, Rows, Stamped
+from pipelines.ingest import COUNTERS, saved_places
+from pipelines.journal import CheckpointError, Journal, Recovered
+from pipelines.model import NEVER, Decoded, Parts, PlaceRegistry, Remembering, Rows, Source, Stamped, prefixed, under
+from pipelines.readings import NO_READINGS
 from pipelines.rollup import Rollup
+from pipelines.step_frames import Batch, StepFrames
 from pipelines.stream_run import Attached, StreamRun
 from pipelines.streams import DAY_MS, Stream
 
@@ -31,37 +40,57 @@ FARTHEST_MS: Final = 31 * DAY_MS
 """How long time may go on after the last event of a replay."""
 READ_EVENTS: Final = 250_000
 """Events of a replay that are stamped and grouped in one go: few enough for the processor's cache."""
-STAGES: Final = ("read", "ingest", "engine", "brain", "store")
-Batch = Sequence[tuple[str, pl.DataFrame]]
 
 
 class Store(Protocol):
-    """Where a step is written. `submit` may return before the batch is durable, `flush` only after."""
+    """Where a step is written. `submit` and `call` may return before it was done; `flush` only after. A `call` is done
+    when everything submitted before it is durable, and everything after it waits for it."""
 
     def submit(self, batch: Batch) -> None: ...
+    def call(self, action: Callable[[], None]) -> None: ...
     def flush(self) -> None: ...
 
 
 @dataclass(slots=True)
-class Counts:
-    """What a run did so far. `seconds` is the time of the calling thread by stage."""
+class Plan:
+    """All that decides what a step is. `files`: each input is read up to its position; `close`: the inputs have ended;
+    `live`: the beats are done again."""
 
-    counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
-    readings: int = 0
-    transitions: int = 0
-    rows: int = 0
-    steps: int = 0
-    dead_letters: int = 0
-    first_letter: DeadLetter | None = None
-    cut_short: list[DeadLetter] = field(default_factory=list)
-    """Where inputs broke off."""
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    step: int
+    kind: Literal["files", "close", "live"]
+    positions: dict[str, int]
+    ended: list[str]
+    now: int = 0
+    beats: list[list[Any]] = field(default_factory=list)
+    """In their order: ["poll", clock, positions afterwards], ["tick", clock], ["skip", clock]."""
+    until: int | None = None
+
+
+class Now:
+    """The clock of sources that make their records by time: stands at the beat that is being done."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def __call__(self) -> int:
+        return self.at
+
+
+@dataclass(frozen=True, slots=True)
+class Durable:
+    """Where the checkpoint is kept, what was found there, and whose it is."""
+
+    journal: Journal
+    recovered: Recovered | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    """What the run is of; whoever opens the folder compares it (`Recovered.parts["run"]["identity"]`)."""
 
 
 class Run:
     """One city's run: every stream's ingest and engine, the brain, and the store. Live and replay share it.
 
-    `publish` is called with each step once it is durable (rule 30); replay has none. `older` loads rows of evicted panes.
+    `publish` is called with each step once it is durable (rule 30), on the thread that writes; replay has none. `older`
+    loads stored rows of panes, `cases` stored events of a lifecycle stream. Without `durable` nothing outlives the run.
     """
 
     def __init__(
@@ -76,50 +105,168 @@ class Run:
         epoch: int,
         start: int = 0,
         older: Callable[[Rollup, int, int], pl.DataFrame] | None = None,
+        cases: Callable[[str], pl.DataFrame] | None = None,
         publish: Callable[[Step], None] | None = None,
         commit_events: int = COMMIT_EVENTS,
         max_places: int = 100_000,
+        remember_ms: int = REMEMBER_MS,
+        now: Now | None = None,
+        durable: Durable | None = None,
     ) -> None:
+        self.city, self.store, self.epoch, self.publish = city, store, epoch, publish
+        self._older, self._cases, self.commit_events = older, cases, commit_events
+        self.now = now or Now(start)
+        self.durable = durable
+        saved = durable.recovered.parts if durable is not None and durable.recovered is not None else {}
         by_stream: dict[str, list[Attached]] = {}
         for one in attached:
             by_stream.setdefault(one.source.stream, []).append(one)
         self.registries = {name: PlaceRegistry() for name in by_stream}
-        self.city, self.store, self.epoch, self.publish = city, store, epoch, publish
-        self._older, self.commit_events = older, commit_events
+        for name, registry in self.registries.items():
+            # Before anybody else gives codes: rows and states of the checkpoint are told by them.
+            for place in saved_places(under(saved, f"stream/{name}/")):
+                registry.code(place)
         known = {s.name: s for s in streams}
-        used = [known[name] for name in by_stream]
-        self.brain = Brain(city, indicators, self.registries, streams=used, older=None if older is None else self._load)
+        used = {name: known[name] for name in by_stream}
+        load = None if older is None else self._load
+        self.brain = Brain(
+            city, indicators, self.registries, streams=[*used.values()], older=load, remember_ms=remember_ms
+        )
         rollups: dict[str, dict[str, Rollup]] = {name: {} for name in by_stream}
         for indicator in indicators:
             if isinstance(indicator.kind, Panes) and indicator.kind.rollup.stream.name in rollups:
                 rollups[indicator.kind.rollup.stream.name][indicator.kind.rollup.name] = indicator.kind.rollup
         self.streams = {
             name: StreamRun(
-                known[name], tuple(rollups[name].values()), inputs, self.registries[name], live=live, start=start,
+                used[name], tuple(rollups[name].values()), inputs, self.registries[name], live=live, start=start,
                 max_places=max_places,
+                configured=[self.registries[name].ids[c] for c in self.brain.streams[name].tree.configured],
             )
             for name, inputs in by_stream.items()
         }  # fmt: skip
+        self._frames = StepFrames(used, {r: name for name, of in rollups.items() for r in of}, self.registries)
         self.counts = Counts()
+        self.finished = False
+        self.born = epoch
+        """The epoch in which the run began: rows of older ones are not its own."""
+        self.positions: dict[str, int] = {name: 0 for s in self.streams.values() for name in s.sources}
+        self._beats: list[list[Any]] = []
+        self._outbox: tuple[Transition, ...] = ()
+        self._seen = self._visible()
+        if saved:
+            self._restore(saved)
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        return {name: source for stream in self.streams.values() for name, source in stream.sources.items()}
+
+    # ------------------------------------------------------------ the checkpoint
+    def _saved(self, whole: bool) -> Parts:
+        """The state between two steps, by name: all, or what changed since the last call (None: gone)."""
+        assert self.durable is not None
+        run = {
+            "step": self.counts.steps, "epoch": self.epoch, "born": self.born, "finished": self.finished,
+            "identity": self.durable.identity, "now": self.now.at, "positions": dict(self.positions),
+            "counts": self.counts.saved(), "outbox": [asdict(transition) for transition in self._outbox],
+        }  # fmt: skip
+        parts: Parts = {"run": run}
+        for name, stream in self.streams.items():
+            parts |= prefixed(f"stream/{name}/", stream.saved(whole))
+        for name, source in self.sources.items():
+            if isinstance(source, Remembering):
+                parts |= prefixed(f"source/{name}/", source.saved(whole))
+        return parts | prefixed("brain/", self.brain.saved(whole))
+
+    def _restore(self, saved: Parts) -> None:
+        run = saved["run"]
+        self.born, self.finished, self.now.at = run["born"], run["finished"], run["now"]
+        self.positions |= run["positions"]
+        self.counts.load(run["counts"])
+        self._outbox = tuple(Transition(**told) for told in run["outbox"])
+        for name, stream in self.streams.items():
+            if mine := under(saved, f"stream/{name}/"):
+                stream.load(mine, self.now.at)
+        self._seen = self._visible()
+        for name, source in self.sources.items():
+            if isinstance(source, Remembering):
+                source.load(under(saved, f"source/{name}/"), self.positions[name], self.now.at)
+            elif self.positions[name]:
+                source.seek(self.positions[name])
+        self.brain.load(under(saved, "brain/"), self._stored_cases)
+
+    def resume(self) -> int:
+        """To be called once, before anything else, where the run is durable: begins a new generation of the checkpoint,
+        publishes what the last step told, and does again the steps that were begun. Returns how many those were."""
+        if self.durable is None:
+            return 0
+        plans = self.durable.recovered.plans if self.durable.recovered is not None else []
+        self.store.call(partial(self.durable.journal.begin, self._saved(whole=True), plans))
+        if self._outbox:
+            self._publish([Step(NO_READINGS, transitions=self._outbox)])
+        for plan in plans:
+            self._again(Plan(**plan))
+        return len(plans)
+
+    def _again(self, plan: Plan) -> None:
+        match plan.kind:
+            case "files":
+                for stream in self.streams.values():
+                    while (name := stream.ingest.wanted()) is not None and not self._at(plan, stream):
+                        self._read(stream, name)
+                self._commit(plan, *self._taken(), again=True)
+            case "close":
+                self._close(plan, again=True)
+            case "live":
+                for kind, now, *positions in plan.beats:
+                    if kind == "poll":
+                        self.poll(now, positions[0])
+                    elif kind == "skip":
+                        self.skip(now)
+                    else:
+                        self.tick(now)
+                self._commit(plan, *self._taken(), again=True)
+
+    def _at(self, plan: Plan, stream: StreamRun) -> bool:
+        """Whether the stream's files were read as far as a planned step read them."""
+        for name in stream.sources:
+            if self.positions[name] > plan.positions[name]:
+                raise CheckpointError(
+                    f"{name} was read up to record {plan.positions[name]} in the interrupted step, and is cut in another way "
+                    "now: it was changed, or citybrain was; start over (--fresh)"
+                )
+        ended = {name for name in stream.sources if stream.ingest.feeds[name].ended}
+        return ended == set(plan.ended) & stream.sources.keys() and all(
+            self.positions[name] == plan.positions[name] for name in stream.sources
+        )
+
+    def _planned(self, kind: Literal["files", "close", "live"], now: int = 0, until: int | None = None) -> Plan:
+        ended = [name for s in self.streams.values() for name, feed in s.ingest.feeds.items() if feed.ended]
+        beats, self._beats = self._beats, []
+        return Plan(self.counts.steps + 1, kind, dict(self.positions), ended, now, beats, until)
 
     # ------------------------------------------------------------ a finite run
     def replay(self, until: int | None = None, progress: Callable[[Run], None] | None = None) -> Counts:
         """Reads every input to its end, in the order of rule 9, and closes what rule 9 closes."""
-        for stream in self.streams.values():
-            while (name := stream.ingest.wanted()) is not None:
-                self._read(stream, name)
-                if stream.pending >= self.commit_events:
+        self.resume()
+        if not self.finished:
+            for stream in self.streams.values():
+                while (name := stream.ingest.wanted()) is not None:
+                    self._read(stream, name)
+                    if stream.pending >= self.commit_events:
+                        self.step(0)
+                        if progress is not None:
+                            progress(self)
+                if stream.pending:
                     self.step(0)
-                    if progress is not None:
-                        progress(self)
-            if stream.pending:
-                self.step(0)
-        closing = {name: stream.closing() for name, stream in self.streams.items()}
+            self._close(self._planned("close", until=until))
+        self.store.flush()
+        return self.counts
+
+    def _close(self, plan: Plan, again: bool = False) -> None:
+        """What is open when every input has ended closes, or time goes on until then (rule 9)."""
+        closing, until = {name: stream.closing() for name, stream in self.streams.items()}, plan.until
         if until is None:
             rows = [r for s in self.streams.values() for r in s.engine.finish()]
-            self._commit(rows, closing, 0)
-            tail = self.brain.close(self._revision())
-            self._write([], [], tail)
         else:
             last = max(closing.values(), default=NEVER)
             if last > NEVER and until - last > FARTHEST_MS:
@@ -133,9 +280,8 @@ class Run:
                 for part in stream.parts:
                     stream.engine.add(Stamped(name, part, None, 0, closing[name]))
                 self.brain.listened(name, stream.closing(), closing[name])
-            self._commit([r for s in self.streams.values() for r in s.engine.take()], closing, 0)
-        self.store.flush()
-        return self.counts
+            rows = [r for s in self.streams.values() for r in s.engine.take()]
+        self._commit(plan, rows, closing, again=again)
 
     def _read(self, stream: StreamRun, name: str) -> None:
         """One block of the file that is to be read next; several at once while it is the only one."""
@@ -152,6 +298,7 @@ class Run:
         read = time.perf_counter()
         out: list[Stamped] = []
         if blocks:
+            self.positions[name] = blocks[-1].next_position
             out += stream.ingest.push(_one(blocks), 0, last=source.ended)
         elif source.ended:
             out += stream.ingest.end(name, 0)
@@ -159,17 +306,23 @@ class Run:
             source.close()
         ingested = time.perf_counter()
         stream.add(out)
-        self._spent(read=read - started, ingest=ingested - read, engine=time.perf_counter() - ingested)
+        self.counts.spent(read=read - started, ingest=ingested - read, engine=time.perf_counter() - ingested)
 
     # ------------------------------------------------------------ a live run
-    def poll(self, now: int) -> int:
-        """Takes in what the sources have now; returns how many records that were."""
+    def poll(self, now: int, limits: Mapping[str, int] | None = None) -> int:
+        """Takes in what the sources have now, of those that have limits up to them; returns how many records that were."""
+        self.now.at = now
         taken = 0
         for stream in self.streams.values():
-            for source in stream.sources.values():
-                while (decoded := source.read()) is not None:
+            for name, source in stream.sources.items():
+                while limits is None or name not in limits or self.positions[name] < limits[name]:
+                    decoded = source.read()
+                    if decoded is None:
+                        break
                     taken += decoded.records
+                    self.positions[name] = decoded.next_position
                     stream.add(stream.ingest.push(decoded, now))
+        self._beats.append(["poll", now, dict(self.positions)])
         return taken
 
     def tick(self, now: int) -> None:
@@ -177,6 +330,15 @@ class Run:
         for stream in self.streams.values():
             stream.add(stream.ingest.tick(now))
             self.brain.listened(stream.stream.name, stream.watermark, stream.watermark)
+        self._beats.append(["tick", now])
+
+    def skip(self, now: int) -> None:
+        """What sources that make their records by time would have sent until then is left out."""
+        self.now.at = now
+        for source in self.sources.values():
+            if isinstance(source, Remembering):
+                source.skip(now)
+        self._beats.append(["skip", now])
 
     def provisional(self) -> pl.DataFrame:
         """Readings of the open windows with what came so far; for screens only."""
@@ -185,43 +347,62 @@ class Run:
     # ------------------------------------------------------------ the step
     def step(self, now: int) -> Step | None:
         """What became known since the last step: judged, stored, and published once it is durable."""
-        started = time.perf_counter()
-        rows = [r for s in self.streams.values() for r in s.engine.take()]
-        self._spent(engine=time.perf_counter() - started)
-        return self._commit(rows, {name: s.watermark for name, s in self.streams.items()}, now)
+        live = next(iter(self.streams.values())).ingest.live
+        return self._commit(self._planned("live" if live else "files", now), *self._taken())
 
-    def _commit(self, rows: list[Rows], watermarks: Mapping[str, int], now: int) -> Step | None:
-        """Judges and stores, in one step or, where a block holds much time, in several; returns the last one."""
-        events = [block for s in self.streams.values() for block in s.taken()]
-        steps = self.brain.strides(rows, events, watermarks, self._revision)
+    def _taken(self) -> tuple[list[Rows], dict[str, int]]:
+        started = time.perf_counter()
+        reached("inputs_read")
+        rows = [r for s in self.streams.values() for r in s.engine.take()]
+        self.counts.spent(engine=time.perf_counter() - started)
+        return rows, {name: s.watermark for name, s in self.streams.items()}
+
+    def _commit(
+        self, plan: Plan, rows: list[Rows], watermarks: Mapping[str, int], *, again: bool = False
+    ) -> Step | None:
+        """Judges, and hands over to the thread that writes what is to happen; returns the last part of the step.
+
+        A step is written in one part or, where a block holds much time, in several. `again`: its plan is durable.
+        """
+        if self.durable is not None and not again:
+            self.store.call(partial(self._plan, self.durable.journal, asdict(plan)))
+        events: Iterable[Stamped] = [block for s in self.streams.values() for block in s.taken()]
+        parts: list[Step] = []
         last = None
         started = time.perf_counter()
-        for last in steps:
-            self._spent(brain=time.perf_counter() - started)
-            self._write(rows, events, last, now)
+        for last in self._steps(plan, rows, events, watermarks):
+            self.counts.spent(brain=time.perf_counter() - started)
+            self._write(rows, events, last, plan.now)
             rows, events = [], []
+            if self.publish is not None:
+                parts.append(last)
             started = time.perf_counter()
+        reached("step_judged")
+        self._outbox = tuple(transition for part in parts for transition in part.transitions)
+        self._beats = []
+        self.finished = plan.kind == "close"
+        self._seen = self._visible()
+        if self.durable is not None:
+            self._checkpoint(self.durable.journal)
+        self._publish(parts)
         return last
 
-    def _write(self, rows: list[Rows], events: list[Stamped], step: Step, now: int = 0) -> None:
+    def _steps(
+        self, plan: Plan, rows: list[Rows], events: Iterable[Stamped], watermarks: Mapping[str, int]
+    ) -> Iterator[Step]:
+        yield from self.brain.strides(rows, events, watermarks, self._revision)
+        if plan.kind == "close" and plan.until is None:
+            yield self.brain.close(self._revision())
+
+    def _plan(self, journal: Journal, plan: Mapping[str, Any]) -> None:
+        reached("plan_made")
+        journal.plan(plan)
+        reached("plan_synced")
+
+    def _write(self, rows: Sequence[Rows], events: Iterable[Stamped], step: Step, now: int) -> None:
         started = time.perf_counter()
-        number = self._revision()
-        batch: list[tuple[str, pl.DataFrame]] = []
-        for one in rows:
-            if len(one.rows):
-                batch.append((f"rows_{one.rollup}", self._stored_rows(one, number)))
-        for block in events:
-            if block.events is not None and len(block.events):
-                batch.append((f"lifecycles_{block.stream}", self._stored_cases(block, number)))
         letters = [x for s in self.streams.values() for x in s.ingest.dead_letters()]
-        if letters:
-            batch.append(("dead_letters", dead_letters_frame(letters, now)))
-        found = (
-            ("readings", step.readings),
-            ("episodes", step.episodes),
-            ("transitions", transitions_frame(step.transitions)),
-        )
-        batch += [(table, frame) for table, frame in found if len(frame)]
+        batch = self._frames.batch(rows, events, letters, step, self._revision(), now)
         counts = self.counts
         counts.steps += 1
         counts.rows += sum(len(r.rows) for r in rows)
@@ -233,91 +414,69 @@ class Run:
         counts.counters = {c: sum(s.ingest.counters[c] for s in self.streams.values()) for c in COUNTERS}
         if batch:
             self.store.submit(batch)
-        if self.publish is not None:
-            self.store.flush()
-            self.publish(step)
-        self._spent(store=time.perf_counter() - started)
+        counts.spent(store=time.perf_counter() - started)
 
-    def _stored_rows(self, one: Rows, number: int) -> pl.DataFrame:
-        stream = next(s for s in self.streams.values() if any(r.name == one.rollup for r in s.rollups))
-        return one.rows.with_columns(
-            self._names(stream.stream.name, one.rows["place"]), pl.lit(number, dtype=pl.Int64).alias("step")
-        )
+    def _checkpoint(self, journal: Journal) -> None:
+        whole = journal.long
+        parts = self._saved(whole)
 
-    def _stored_cases(self, block: Stamped, number: int) -> pl.DataFrame:
-        assert block.events is not None
-        stream = self.streams[block.stream].stream
-        columns = [c.name for c in stream.columns]
-        return block.events.select(
-            *columns, "t", "off", self._names(stream.name, block.events["place"]),
-            pl.lit(block.part).alias("part"), pl.lit(number, dtype=pl.Int64).alias("step"),
-        )  # fmt: skip
+        def write() -> None:
+            reached("checkpoint_begun")
+            if whole:
+                journal.begin(parts)
+            else:
+                changed = {name: part for name, part in parts.items() if part is not None}
+                journal.step(changed, [name for name, part in parts.items() if part is None])
+            reached("checkpoint_synced")
 
-    def _names(self, stream: str, codes: pl.Series) -> pl.Series:
-        return pl.Series("place", self.registries[stream].ids, dtype=pl.String).gather(codes)
+        self.store.call(write)
+
+    def _publish(self, parts: Sequence[Step]) -> None:
+        """After the checkpoint: what is told may be told again, but never taken back by a restart."""
+        if self.publish is None:
+            return
+        for part in parts:
+            self.store.call(partial(self.publish, part))
+        self.store.call(partial(reached, "step_published"))
+
+    # ------------------------------------------------------------ what is read back
+    def _visible(self) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
+        """What the finished steps have written: by stream the next offset of each partition, by rollup how far its panes
+        are. The store may hold more, of a step that is under way or was cut off."""
+        offsets = {
+            name: {p.name: p.next for p in stream.ingest.partitions.values()} for name, stream in self.streams.items()
+        }
+        return offsets, {r: end for stream in self.streams.values() for r, end in stream.engine.closed().items()}
 
     def _load(self, rollup: Rollup, since: int, until: int) -> pl.DataFrame:
-        """Rows of evicted panes from the store, with codes for places (rule 26).
-
-        Only what this run wrote: a simple restart reads everything again, so an older run's rows are those that this
-        one has written or still will, and a late one among them would count once from each.
-        """
+        """Stored rows of panes that start in [since, until) as the finished steps of this run left them, with codes for
+        places (rule 26)."""
         assert self._older is not None
         self.store.flush()
-        rows = self._older(rollup, since, until).filter(pl.col("step") >= self.epoch << 32)
+        offsets, closed = self._seen[0][rollup.stream.name], self._seen[1].get(rollup.name, NEVER)
+        following = pl.col("part").replace_strict(offsets, default=0, return_dtype=pl.Int64)
+        seen = (
+            pl.when("late").then(pl.col("off") < following).otherwise(pl.col("pane_start") + rollup.pane_ms <= closed)
+        )
+        rows = self._older(rollup, since, until).filter(pl.col("step") >= self.born << 32, seen)
         registry = self.registries[rollup.stream.name]
         return rows.with_columns(pl.Series("place", [registry.code(p) for p in rows["place"]], dtype=pl.UInt32))
+
+    def _stored_cases(self, stream: str) -> Iterable[pl.DataFrame]:
+        """Stored events of a lifecycle stream as the finished steps of this run left them."""
+        if self._cases is None:
+            raise ValueError(f"the cases of stream {stream!r} cannot be read back; give the run its store")
+        following = pl.col("part").replace_strict(self._seen[0][stream], default=0, return_dtype=pl.Int64)
+        stored = self._cases(stream).filter(pl.col("step") >= self.born << 32, pl.col("off") < following)
+        yield stored.with_columns(pl.col("event_id").fill_null(0).reinterpret(signed=False).alias("id"))
 
     def _revision(self) -> int:
         """Monotone, not dense (rule 33)."""
         return (self.epoch << 32) | (self.counts.steps + 1)
 
-    def _spent(self, **seconds: float) -> None:
-        for stage, spent in seconds.items():
-            self.counts.seconds[stage] += spent
-
-
-def dead_letters_frame(letters: Sequence[DeadLetter], now: int) -> pl.DataFrame:
-    """The rows of the table `dead_letters`."""
-    rows = [(x.source, x.position, x.stream, x.reason, x.detail, x.payload, x.seen_at or now) for x in letters]
-    return pl.DataFrame(rows, DEAD_LETTERS_SCHEMA, orient="row")
-
 
 class TooFar(ValueError):
     """Time was to go on after the last event for longer than anybody waits."""
-
-
-class DamagedEpoch(ValueError):
-    """The file that holds a store's epoch is not readable as one."""
-
-
-def next_epoch(folder: Path) -> int:
-    """Raises the epoch of a store's folder and makes it durable before it is used (rule 33).
-
-    DamagedEpoch when the file holds no number: a guess might repeat an epoch, and old revisions would win.
-    """
-    path = folder / "epoch"
-    try:
-        epoch = int(path.read_text()) + 1
-    except FileNotFoundError:
-        epoch = 1
-    except ValueError:
-        raise DamagedEpoch(
-            f"{path} holds {path.read_bytes()[:80]!r}, not a number; write one into it that is larger than every epoch "
-            "used so far (each start of citybrain uses the next one, from 1)"
-        ) from None
-    draft = folder / "epoch.new"
-    with draft.open("w") as file:
-        file.write(str(epoch))
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    return epoch
 
 
 def _one(blocks: Sequence[Decoded]) -> Decoded:
@@ -334,14 +493,4 @@ def _one(blocks: Sequence[Decoded]) -> Decoded:
     )
 
 
-__all__ = [
-    "Attached",
-    "Batch",
-    "Counts",
-    "DamagedEpoch",
-    "Run",
-    "Store",
-    "StreamRun",
-    "dead_letters_frame",
-    "next_epoch",
-]
+__all__ = ["Attached", "Batch", "Counts", "Durable", "Now", "Plan", "Run", "Store", "TooFar"]

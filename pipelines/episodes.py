@@ -15,7 +15,7 @@ import polars as pl
 
 from pipelines.alerts import DAY_MS, Level, Rule, Threshold
 from pipelines.judge import CELLS_SCHEMA, Judge
-from pipelines.model import EPISODES_SCHEMA, TRANSITIONS_SCHEMA
+from pipelines.model import EPISODES_SCHEMA, TRANSITIONS_SCHEMA, Parts, prefixed, under
 from pipelines.transitions import Episode, RuleEpisodes, Transition, canonical
 
 
@@ -50,6 +50,8 @@ class EpisodeBook:
         self.city, self._remember_ms = city, remember_ms
         self._rules: dict[str, RuleEpisodes] = {}
         self._outdated: list[RuleEpisodes] = []
+        self._over: list[RuleEpisodes] = []
+        """Outdated ones that ended since the last `saved`."""
         for rule in rules:
             if rule.name in self._rules:
                 raise ValueError(
@@ -123,6 +125,7 @@ class EpisodeBook:
                 if episode.dirty:
                     rows.append((*astuple(_row(of_rule, episode)), revision))
                     episode.dirty = False
+        self._over += [x for x in self._outdated if not x.open]
         self._outdated = [x for x in self._outdated if x.open]
         return pl.DataFrame(rows, EPISODES_SCHEMA, orient="row")
 
@@ -132,34 +135,48 @@ class EpisodeBook:
         severity = {x.name: int(x) for x in Level}
         return sorted(rows, key=lambda x: (severity.get(x.level, 9), -x.started_at, x.rule, x.place))
 
-    def dump(self) -> dict[str, Any]:
-        """The whole state as plain data (JSON): lists, texts, numbers, None."""
-        rules = [{"rule": _plain(x.rule), **x.dump()} for x in (*self._rules.values(), *self._outdated)]
-        return {"city": self.city, "rules": rules}
+    def saved(self, whole: bool = True) -> Parts:
+        """The state as plain data by name (JSON): all, or what changed since the last call (None: gone)."""
+        parts: Parts = {"city": self.city}
+        books = [*self._rules.values(), *self._outdated]
+        for book in books:
+            # By name and version: of a rule that changed, the old one may still have to end its episodes.
+            prefix = f"{book.rule.name}@{book.rule.version}/"
+            if whole or book.fresh:
+                parts[f"{prefix}rule"] = _plain(book.rule)
+            parts |= prefixed(prefix, book.saved(whole or book.fresh))
+            book.fresh = False
+        parts |= {f"{book.rule.name}@{book.rule.version}/rule": None for book in self._over}
+        self._over = []
+        return parts
 
-    def load(self, dumped: Mapping[str, Any]) -> None:
+    def load(self, saved: Parts) -> None:
         """Into a fresh book. Rules with another version, and rules that are gone, wait for `end_outdated`.
 
         Raises ValueError for another city's state, and for a rule that changed and kept its version.
         """
-        if dumped["city"] != self.city:
+        if saved["city"] != self.city:
             raise ValueError(
-                f"the episode state is of city {dumped['city']!r}, this is {self.city!r}; use its own folder"
+                f"the episode state is of city {saved['city']!r}, this is {self.city!r}; use its own folder"
             )
-        for entry in dumped["rules"]:
-            saved, now = _rule(entry["rule"]), self._rules.get(entry["rule"]["name"])
-            if now is None or now.rule.version != saved.version:
-                outdated = self._fresh(saved)
-                outdated.load(entry)
-                self._outdated.append(outdated)
-            elif now.rule != saved:
-                changed = [x.name for x in fields(Rule) if getattr(saved, x.name) != getattr(now.rule, x.name)]
+        for name, plain in saved.items():
+            if not name.endswith("/rule"):
+                continue
+            was, parts = _rule(plain), under(saved, name.removesuffix("rule"))
+            now = self._rules.get(was.name)
+            if now is None or now.rule.version != was.version:
+                outdated = self._fresh(was)
+                outdated.load(parts)
+                if outdated.open:
+                    self._outdated.append(outdated)
+            elif now.rule != was:
+                changed = [x.name for x in fields(Rule) if getattr(was, x.name) != getattr(now.rule, x.name)]
                 raise ValueError(
-                    f"rule {saved.name!r} changed ({', '.join(changed)}) and kept version {saved.version}; set its "
-                    f"version to {saved.version + 1}: episodes are named by it, and open ones then end as rule_changed"
+                    f"rule {was.name!r} changed ({', '.join(changed)}) and kept version {was.version}; set its "
+                    f"version to {was.version + 1}: episodes are named by it, and open ones then end as rule_changed"
                 )
             else:
-                now.load(entry)
+                now.load(parts)
 
 
 def _row(of_rule: RuleEpisodes, episode: Episode) -> EpisodeRow:

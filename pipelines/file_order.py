@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -50,6 +50,19 @@ class FileOrder:
 
     def __init__(self, feeds: Iterable[Feed]) -> None:
         self.files = {feed.name: Pending(feed) for feed in feeds}
+
+    def saved(self) -> dict[str, list[Any]]:
+        """What is held of each file, for a checkpoint."""
+        return {
+            name: [[list(run) for run in file.runs], file.refused_last, file.last_m, file.over]
+            for name, file in self.files.items()
+        }
+
+    def load(self, saved: dict[str, list[Any]]) -> None:
+        for name, (runs, refused_last, last_m, over) in saved.items():
+            file = self.files[name]
+            file.runs = deque((before, events) for before, events in runs)
+            file.refused_last, file.last_m, file.over = refused_last, last_m, over
 
     def wanted(self) -> str | None:
         """The open file with the smallest M, which is the one to read on from; None when all have ended."""

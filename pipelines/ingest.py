@@ -19,7 +19,7 @@ from pipelines.bounds import Bounds, Overrides, unknown
 from pipelines.dedup import Index
 from pipelines.file_order import FileOrder, Taken, merge_order
 from pipelines.input_clock import InputClock, Mask
-from pipelines.model import NEVER, DeadLetter, Decoded, PlaceRegistry, Stamped
+from pipelines.model import NEVER, DeadLetter, Decoded, Parts, PlaceRegistry, Stamped, numbered
 from pipelines.places import Codes, Places
 from pipelines.reasons import REASONS, Reason
 from pipelines.redact import redact
@@ -56,13 +56,10 @@ class Ingest:
         self.places = Places(registry, configured, max_places)
         self.feeds: dict[str, Feed] = {}
         self.partitions: dict[str, Partition] = {}
-        for order, source in enumerate(inputs):
+        for source in inputs:
             if source.name in self.feeds:
                 raise ValueError(f"input {source.name!r} of stream {stream.name!r} is declared twice")
-            disorder_ms = bounds.disorder_ms if source.disorder_ms is None else source.disorder_ms
-            clock = InputClock(None if live else bounds.jump_ms, bounds.horizon_ms)
-            feed = Feed(source.name, source.part, order, disorder_ms, clock, known=not source.joins, last=start)
-            self.feeds[source.name] = feed
+            feed = self._made(source, start)
             self.partitions.setdefault(source.part, Partition(source.part)).feeds.append(feed)
         if not self.feeds:
             raise ValueError(f"stream {stream.name!r} has no input; name at least one")
@@ -70,6 +67,7 @@ class Ingest:
         self._live = LiveWatermark(bounds.disorder_ms, bounds.max_lag_ms, bounds.idle_timeout_ms)
         self._files = FileOrder(() if live else self.feeds.values())
         self._letters: list[DeadLetter] = []
+        self._named = self._saves = 0
 
     @property
     def watermark(self) -> int:
@@ -156,6 +154,66 @@ class Ingest:
         for partition in self.partitions.values():
             partition.wm = max(partition.wm, until)
         return [self._tick(partition) for partition in self.partitions.values()]
+
+    def attach(self, source: Input, now: int) -> None:
+        """An input that was not there at the start joins now (rule 7); its partition may be new."""
+        if source.name in self.feeds:
+            raise ValueError(f"input {source.name!r} of stream {self.stream.name!r} is there already")
+        wm = self.watermark
+        feed = self._made(source, now)
+        self.partitions.setdefault(source.part, Partition(source.part, wm=wm)).feeds.append(feed)
+        feed.floor = wm
+
+    def _made(self, source: Input, start: int) -> Feed:
+        disorder_ms = self.bounds.disorder_ms if source.disorder_ms is None else source.disorder_ms
+        clock = InputClock(None if self.live else self.bounds.jump_ms, self.bounds.horizon_ms)
+        feed = Feed(
+            source.name, source.part, len(self.feeds), disorder_ms, clock, known=not source.joins, last=start
+        )  # fmt: skip
+        self.feeds[source.name] = feed
+        return feed
+
+    def saved(self, whole: bool) -> Parts:
+        """State by name for a checkpoint, between two steps: all, or what changed since the last call."""
+        assert not self._letters, "dead letters that were not taken yet would be lost"
+        clocks = {name: feed.clock.saved(whole) for name, feed in self.feeds.items()}
+        feeds = {
+            name: [feed.part, feed.known, feed.last, feed.floor, feed.ended, *clocks[name][0]]
+            for name, feed in self.feeds.items()
+        }
+        partitions = {p.name: [p.wm, p.base, p.next] for p in self.partitions.values()}
+        held = {} if self.live else self._files.saved()
+        parts: Parts = {
+            "ingest": {"counters": dict(self.counters), "feeds": feeds, "partitions": partitions, "held": held}
+        }
+        self._saves += 1
+        if keys := {name: keys for name, (_, keys) in clocks.items() if len(keys)}:
+            parts[f"seen/{self._saves}"] = keys
+        since = 0 if whole else self._named
+        if since < len(self.places.registry.ids):
+            parts[f"places/{since}"] = self.places.registry.ids[since:]
+        self._named = len(self.places.registry.ids)
+        return parts
+
+    def load(self, parts: Parts, now: int) -> None:
+        """Into a fresh ingest with the same inputs; those that joined later are attached. The registry has the saved
+        places already (`saved_places`): codes are in the rows that others keep."""
+        saved = parts["ingest"]
+        self._named = len(self.places.registry.ids)
+        self.counters |= saved["counters"]
+        seen = numbered(parts, "seen/")
+        self._saves = seen[-1][0] if seen else 0
+        for name, (part, known, last, floor, ended, *clock) in saved["feeds"].items():
+            if name not in self.feeds:
+                self.attach(Input(name, part), now)
+            feed = self.feeds[name]
+            feed.known, feed.last, feed.floor, feed.ended = known, last, floor, ended
+            feed.clock.load(clock, [keys[name] for _, keys in seen if name in keys])
+        for name, (wm, base, following) in saved["partitions"].items():
+            partition = self.partitions[name]
+            partition.wm, partition.base, partition.next = wm, base, following
+        if not self.live:
+            self._files.load(saved["held"])
 
     def _feed(self, name: str) -> Feed:
         if name not in self.feeds:
@@ -247,6 +305,11 @@ class Ingest:
         return Stamped(self.stream.name, partition.name, None, partition.next - 1, partition.wm)
 
 
+def saved_places(parts: Parts) -> list[str]:
+    """The ids of the places in what `Ingest.saved` gave, in the order of their codes."""
+    return [name for _, names in numbered(parts, "places/") for name in names]
+
+
 def bounded(payload: str) -> str:
     """The first 2 KiB of a payload."""
     raw = payload.encode()
@@ -269,4 +332,4 @@ def _position(letter: DeadLetter) -> tuple[int, int]:
     return int(record), int(index or 0)
 
 
-__all__ = ["COUNTERS", "REASONS", "Bounds", "Ingest", "Input", "Reason", "bounded"]
+__all__ = ["COUNTERS", "REASONS", "Bounds", "Ingest", "Input", "Reason", "bounded", "saved_places"]

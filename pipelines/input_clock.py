@@ -23,13 +23,15 @@ RUN: Final = 4
 class InputClock:
     """The state of rules 4 to 6 for one input partition. `jump_ms` None: M follows every accepted record (live)."""
 
-    __slots__ = ("_ahead", "_state", "jump_ms", "seen")
+    __slots__ = ("_ahead", "_read_since", "_state", "jump_ms", "seen")
 
     def __init__(self, jump_ms: int | None, horizon_ms: int | None) -> None:
         self.jump_ms = jump_ms
         self.seen = SeenKeys(horizon_ms) if horizon_ms else None
         self._state: Index = np.array([NEVER, 0, 0], dtype=np.int64)
         self._ahead: Index = np.zeros((2 * RUN, 2), dtype=np.int64)
+        self._read_since: list[Index] | None = None
+        """Keys read since the last `saved`, once it was called."""
 
     @property
     def m(self) -> int:
@@ -60,6 +62,8 @@ class InputClock:
         repeats = _read(t, ids.view(np.int64), slots, horizon_ms, jump_ms, self._state, self._ahead, before, duplicate)
         if self.seen is not None:
             self.seen.used = int(self._state[2])
+            if self._read_since is not None:
+                self._read_since.append(ids.view(np.int64))
         return before, duplicate if repeats else None
 
     def settle(self) -> None:
@@ -67,6 +71,23 @@ class InputClock:
         slots = NO_KEYS if self.seen is None else self.seen.slots
         jump_ms = -1 if self.jump_ms is None else self.jump_ms
         self._state[0], self._state[1] = _settle(slots, jump_ms, self._ahead, self._state[1])
+
+    def saved(self, whole: bool) -> tuple[list[Index], Index]:
+        """The clock, and the keys (rows of key, M when seen) within the horizon: all, or those read since the last call."""
+        keys = NO_KEYS
+        if self.seen is not None:
+            # A run that settled changes when its keys were seen: they are in `ahead`, whenever they were read.
+            since = None if whole or self._read_since is None else [*self._read_since, self._ahead[:, 1]]
+            keys = self.seen.pairs(self.m, None if since is None else np.unique(np.concatenate(since)))
+            self._read_since = []
+        return [self._state[:2].copy(), self._ahead.copy()], keys
+
+    def load(self, saved: list[Index], keys: list[Index]) -> None:
+        """Into a fresh clock; of `keys` the last row of a key counts."""
+        self._state[:2], self._ahead[:] = saved
+        if self.seen is not None:
+            for pairs in keys:
+                self.seen.add(pairs, self.m)
 
 
 @compiled

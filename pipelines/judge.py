@@ -7,7 +7,7 @@ windows: a place whose class changed runs again from its stored daily state unti
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final
@@ -18,7 +18,7 @@ import polars as pl
 from pipelines.alerts import DAY_MS, Rule
 from pipelines.automaton import MISSING, Automaton, Change, State
 from pipelines.judged import Classes, Codes, Judged, Mask, Values
-from pipelines.model import NEVER
+from pipelines.model import NEVER, Parts, numbered
 
 CELLS_SCHEMA: Final[dict[str, Any]] = {"place": pl.String, "window_end": pl.Int64, "value": pl.Float64}
 
@@ -67,6 +67,9 @@ class Judge:
         self._table = pl.DataFrame(schema={"place": pl.String, "code": pl.Int64})
         self._active: dict[int, State] = {}
         self._days: list[tuple[int, dict[int, State]]] = [(NEVER, {})]
+        self._named = 0
+        self._changed_days: set[int] = set()
+        """Of the stored daily states those that changed since the last `saved`, by end."""
 
     @property
     def oldest(self) -> int:
@@ -91,6 +94,7 @@ class Judge:
             count = sum((end - 1) // DAY_MS == day for end in new)
             if self.last is not None and (self.last - 1) // DAY_MS != day:
                 self._days.append((self.last, dict(self._active)))
+                self._changed_days.add(self.last)
             self._judge(new[:count], fresh, verdicts)
             del new[:count]
         self._forget(watermark)
@@ -166,6 +170,7 @@ class Judge:
                     verdict.until = end
                     return
                 self._store(self._days[at][1], code, state)
+                self._changed_days.add(end)
         self._store(self._active, code, state)
 
     def _advance(self, state: State, seen: int, end: int, step: int, changes: list[Change]) -> State:
@@ -204,27 +209,36 @@ class Judge:
 
     def _forget(self, watermark: int) -> None:
         while len(self._days) > 1 and self._days[1][0] <= watermark - self.remember_ms:
-            del self._days[0]
+            self._changed_days.add(self._days.pop(0)[0])
         self.judged.forget(self.oldest)
 
-    def dump(self) -> dict[str, Any]:
-        """Plain data for a checkpoint."""
-        return {
-            "places": list(self.places),
-            "last": self.last,
-            "beyond_memory": self.beyond_memory,
-            "active": [[code, *state] for code, state in self._active.items()],
-            "days": [[end, [[code, *state] for code, state in states.items()]] for end, states in self._days],
-            "windows": self.judged.dump(),
+    def saved(self, whole: bool) -> Parts:
+        """Plain data by name for a checkpoint: all, or what changed since the last call (None: gone)."""
+        since, days = 0 if whole else self._named, dict(self._days)
+        changed = days if whole else self._changed_days
+        parts: Parts = {
+            "judge": {
+                "last": self.last,
+                "beyond_memory": self.beyond_memory,
+                "active": [[code, *state] for code, state in self._active.items()],
+            },
+            **{f"window/{end}": window for end, window in self.judged.saved(whole).items()},
         }
+        for end in changed:
+            parts[f"day/{end}"] = [[code, *state] for code, state in days[end].items()] if end in days else None
+        if since < len(self.places):
+            parts[f"names/{since}"] = self.places[since:]
+        self._named, self._changed_days = len(self.places), set()
+        return parts
 
-    def load(self, dumped: Mapping[str, Any]) -> None:
+    def load(self, parts: Parts) -> None:
         """Into a fresh judge of the same rule."""
-        self._name(dumped["places"])
-        self.last, self.beyond_memory = dumped["last"], dumped["beyond_memory"]
-        self._active = dict(map(_state, dumped["active"]))
-        self._days = [(end, dict(map(_state, states))) for end, states in dumped["days"]]
-        self.judged.load(dumped["windows"])
+        self._name([name for _, names in numbered(parts, "names/") for name in names])
+        self.last, self.beyond_memory = parts["judge"]["last"], parts["judge"]["beyond_memory"]
+        self._active = dict(map(_state, parts["judge"]["active"]))
+        self._days = [(end, dict(map(_state, states))) for end, states in numbered(parts, "day/")]
+        self.judged.load({name.removeprefix("window/"): x for name, x in parts.items() if name.startswith("window/")})
+        self._named = len(self.places)
 
 
 def _state(dumped: Sequence[Any]) -> tuple[int, State]:

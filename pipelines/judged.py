@@ -9,8 +9,7 @@ from __future__ import annotations
 import base64
 import zlib
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -26,11 +25,11 @@ Mask = npt.NDArray[np.bool_]
 class Window:
     """One window end of all places: classes by place code, and the kept values with their codes, ascending."""
 
-    __slots__ = ("classes", "codes", "end", "packed", "values")
+    __slots__ = ("_packed", "classes", "codes", "end", "values")
 
     def __init__(self, end: int, classes: Classes, codes: Codes, values: Values) -> None:
         self.end, self.classes, self.codes, self.values = end, classes, codes, values
-        self.packed: list[str | int] | None = None
+        self._packed: list[str] | None = None
 
     def seen(self, code: int) -> int:
         return int(self.classes[code]) if code < self.classes.size else MISSING
@@ -41,9 +40,16 @@ class Window:
             return None
         return float(self.values[at])
 
+    def packed(self) -> list[str]:
+        """Classes, codes and values as texts."""
+        if self._packed is None:
+            arrays = (self.classes, self.codes.astype("<i8"), self.values.astype("<f8"))
+            self._packed = [base64.b85encode(zlib.compress(x.tobytes(), 1)).decode() for x in arrays]
+        return self._packed
+
     def correct(self, codes: Codes, classes: Classes, values: Values) -> Codes:
         """Takes corrected cells; returns the codes whose class changed."""
-        self.packed = None
+        self._packed = None
         if codes.size and codes.max() >= self.classes.size:
             self.classes = np.pad(self.classes, (0, int(codes.max()) + 1 - self.classes.size))
         changed: Codes = codes[self.classes[codes] != classes]
@@ -61,6 +67,8 @@ class Judged:
     def __init__(self) -> None:
         self.ends: list[int] = []
         self._windows: dict[int, Window] = {}
+        self._changed: set[int] = set()
+        """Ends that came, were corrected or forgotten since the last `saved`."""
 
     def __contains__(self, end: int) -> bool:
         return end in self._windows
@@ -77,8 +85,10 @@ class Judged:
     def _put(self, window: Window) -> None:
         insort(self.ends, window.end)
         self._windows[window.end] = window
+        self._changed.add(window.end)
 
     def correct(self, end: int, codes: Codes, classes: Classes, values: Values) -> Codes:
+        self._changed.add(end)
         return self._windows[end].correct(codes, classes, values)
 
     def walk(self, code: int, after: int) -> Iterator[tuple[int, int, int]]:
@@ -105,30 +115,27 @@ class Judged:
         count = bisect_right(self.ends, until)
         for end in self.ends[:count]:
             del self._windows[end]
+        self._changed.update(self.ends[:count])
         del self.ends[:count]
 
-    def dump(self) -> list[list[str | int]]:
-        """Plain data; a window is packed once, and again only after a correction."""
-        out = []
-        for end in self.ends:
-            window = self._windows[end]
-            if window.packed is None:
-                arrays = (window.classes, window.codes.astype("<i8"), window.values.astype("<f8"))
-                window.packed = [end, *(base64.b85encode(zlib.compress(x.tobytes(), 1)).decode() for x in arrays)]
-            out.append(window.packed)
-        return out
+    def saved(self, whole: bool) -> dict[str, list[str] | None]:
+        """Plain data by end: all windows, or what changed since the last call (None: forgotten). A window is packed
+        once, and again only after a correction."""
+        ends = self.ends if whole else sorted(self._changed)
+        self._changed.clear()
+        return {str(end): self._windows[end].packed() if end in self._windows else None for end in ends}
 
-    def load(self, dumped: list[list[Any]]) -> None:
-        for end, *texts in dumped:
+    def load(self, saved: Mapping[str, list[str]]) -> None:
+        for end, texts in saved.items():
             classes, codes, values = (zlib.decompress(base64.b85decode(x)) for x in texts)
-            self._put(
-                Window(
-                    end,
-                    np.frombuffer(classes, np.uint8).copy(),
-                    np.frombuffer(codes, "<i8").astype(np.int64),
-                    np.frombuffer(values, "<f8").astype(np.float64),
-                )
+            window = Window(
+                int(end),
+                np.frombuffer(classes, np.uint8).copy(),
+                np.frombuffer(codes, "<i8").astype(np.int64),
+                np.frombuffer(values, "<f8").astype(np.float64),
             )
+            self._put(window)
+        self._changed.clear()
 
 
 __all__ = ["Judged"]

@@ -7,7 +7,7 @@ Times are UTC milliseconds since 1970 as int; frames are Polars data frames; ins
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 import polars as pl
 
@@ -15,6 +15,24 @@ NEVER: Final = -(10**18)
 
 Reason = str
 """Why a record was refused: the closed list is `pipelines.ingest.REASONS`; the text after it names column and value."""
+
+
+Parts = dict[str, Any]
+"""State for a checkpoint (`pipelines.journal`) by name: plain data, arrays and frames; None says that a part is gone."""
+
+
+def numbered(parts: Parts, prefix: str) -> list[tuple[int, Any]]:
+    """The parts that are named by a prefix and a number, in the order of the numbers."""
+    return sorted((int(name[len(prefix) :]), part) for name, part in parts.items() if name.startswith(prefix))
+
+
+def under(parts: Parts, prefix: str) -> Parts:
+    """The parts whose names begin so, without it."""
+    return {name[len(prefix) :]: part for name, part in parts.items() if name.startswith(prefix)}
+
+
+def prefixed(prefix: str, parts: Parts) -> Parts:
+    return {prefix + name: part for name, part in parts.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +215,21 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
+class Remembering(Protocol):
+    """A source for which a position is not enough to go on from: it adds to the checkpoint what else it needs.
+
+    `saved` as everywhere: all, or what changed since the last call. `load` is called instead of `seek`; `at` is the run's
+    clock up to which everything that had come was read.
+    """
+
+    def saved(self, whole: bool) -> Parts: ...
+    def load(self, parts: Parts, position: int, at: int) -> None: ...
+    def skip(self, now: int) -> None:
+        """What would have come before that instant never comes."""
+        ...
+
+
 class Engine(Protocol):
     """Groups by place and pane, nothing else (rules 13 to 16).
 
@@ -229,10 +262,15 @@ __all__ = [
     "DeadLetter",
     "Decoded",
     "Engine",
+    "Parts",
     "PlaceRegistry",
     "Reading",
+    "Remembering",
     "Rows",
     "Sink",
     "Source",
     "Stamped",
+    "numbered",
+    "prefixed",
+    "under",
 ]

@@ -73,6 +73,13 @@ class PaneMemory:
                 self.segments.append(_Segment(rest, panes.min(), panes.max()))  # type: ignore[arg-type]
         return rows
 
+    def load(self, since: int) -> None:
+        """Into a fresh memory: the stored panes that start at `since` or later."""
+        if self.older is None:
+            raise ValueError(f"the panes of rollup {self.rollup.name!r} cannot be read back; give the run its store")
+        self.horizon = since // self.rollup.pane_ms * self.rollup.pane_ms
+        self.add(self.older(self.rollup, self.horizon, -NEVER).select(*self.columns, "late", "part", "off"))
+
     def _replace(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Drops from `rows` what is known already, and from memory what they replace."""
         key = [*self.keys, "late", "part", "off"]

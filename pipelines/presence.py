@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,12 @@ class Spans:
         """Adds all instants from `first` to `last`."""
         _join(self._runs, first, last, self.least_ms)
         self._times = None
+
+    def saved(self) -> list[tuple[int, int]]:
+        return list(self._runs)
+
+    def load(self, saved: list[list[int]]) -> None:
+        self._runs, self._times = [(first, last) for first, last in saved], None
 
     @property
     def times(self) -> list[tuple[int, int]]:
@@ -94,6 +100,14 @@ class Presence:
         self.last: Ints = np.zeros(0, dtype=np.int64)
         self.older: dict[int, list[tuple[int, int]]] = {}
         """Earlier runs of the few places that have more than one."""
+
+    def saved(self) -> dict[str, Any]:
+        """Plain data for a checkpoint."""
+        return {"first": self.first.copy(), "last": self.last.copy(), "older": [[p, r] for p, r in self.older.items()]}
+
+    def load(self, saved: dict[str, Any]) -> None:
+        self.first, self.last = saved["first"], saved["last"]
+        self.older = {place: [(first, last) for first, last in runs] for place, runs in saved["older"]}
 
     def runs(self, place: int) -> list[tuple[int, int]]:
         latest = [(int(self.first[place]), int(self.last[place]))] if place < len(self.first) else []

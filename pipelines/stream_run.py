@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pipelines.engines.polars_engine import PolarsEngine
 from pipelines.ingest import Ingest
-from pipelines.model import NEVER, PlaceRegistry, Source, Stamped
+from pipelines.model import NEVER, Parts, PlaceRegistry, Source, Stamped
 from pipelines.rollup import Rollup
 from pipelines.streams import MINUTE_MS, Stream
 from pipelines.watermark import Input
@@ -34,11 +34,12 @@ class StreamRun:
         live: bool,
         start: int,
         max_places: int,
+        configured: Sequence[str],
     ) -> None:
         self.stream, self.rollups, self.registry = stream, rollups, registry
         self.sources = {a.input.name: a.source for a in attached}
         self.ingest = Ingest(
-            stream, [a.input for a in attached], live=live, registry=registry, configured=tuple(registry.ids),
+            stream, [a.input for a in attached], live=live, registry=registry, configured=configured,
             max_places=max_places, start=start,
         )  # fmt: skip
         self.parts = tuple(dict.fromkeys(a.input.part for a in attached))
@@ -65,6 +66,21 @@ class StreamRun:
     def taken(self) -> list[Stamped]:
         kept, self.kept, self.pending = self.kept, [], 0
         return kept
+
+    def saved(self, whole: bool) -> Parts:
+        """State by name for a checkpoint, between two steps."""
+        assert not self.kept and not self.pending, "events that were not taken yet would be lost"
+        own = {"watermark": self.watermark, "wm": dict(self._wm), "last_event": self.last_event}
+        return {"own": own, "engine": self.engine.saved(), **self.ingest.saved(whole)}
+
+    def load(self, parts: Parts, now: int) -> None:
+        """Into a fresh stream; inputs that joined later are known again, their sources are to be given."""
+        self.ingest.load(parts, now)
+        self.engine.load(parts["engine"])
+        own = parts["own"]
+        self.watermark, self.last_event = own["watermark"], own["last_event"]
+        self._wm |= own["wm"]
+        self.parts = tuple(self._wm)
 
     def closing(self) -> int:
         """The end of the pane of the largest M (rule 9)."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import polars as pl
 
 from pipelines.attendance import Attendance
 from pipelines.city import City
@@ -53,6 +56,32 @@ class StreamState:
             memory = self.memories.setdefault(name, PaneMemory(rollups[name], older, repeats))
             self.tables.append(PaneTable(self.attendance, rollups[name], memory, group, city.zone))
         self.longest_ms = max((reach_ms(t.window) + step_ms(t.window) for t in self.tables), default=0)
+
+    def saved(self) -> dict[str, Any]:
+        """State for a checkpoint, but for panes and cases: those are read back from the store (`restored`)."""
+        return {"watermark": self.watermark, **self.attendance.saved()}
+
+    def load(self, saved: dict[str, Any], remember_ms: int, cases: Iterable[pl.DataFrame]) -> None:
+        """Into a fresh state. `cases`: the events of a lifecycle stream (columns of `CaseBook.merge`) up to then."""
+        self.watermark = saved["watermark"]
+        self.attendance.load(saved)
+        if self.watermark == NEVER:
+            return
+        for name, memory in self.memories.items():
+            memory.load(self.watermark - self.reach_of(name) - remember_ms)
+        if self.book is None:
+            return
+        for events in cases:
+            self.book.merge(events)
+        changed = self.book.cases()
+        for table in self.tables:
+            if isinstance(table, CaseTable | StockTable):
+                table.merge(changed)
+                table.changed = table.changed.clear()
+
+    def reach_of(self, rollup: str) -> int:
+        """How far behind the watermark the next windows read panes of a rollup."""
+        return max(t.reach_ms for t in self.tables if isinstance(t, PaneTable) and t.rollup.name == rollup)
 
     def stride_end(self, until: int, cells: int) -> int:
         """How far the stream's time goes on in one stride of about so many cells."""

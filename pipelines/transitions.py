@@ -17,7 +17,7 @@ import polars as pl
 
 from pipelines.alerts import Level, Rule
 from pipelines.judge import Judge, Verdict
-from pipelines.model import NEVER
+from pipelines.model import NEVER, Parts, numbered
 
 Publish = Literal["alert", "update", "cancel"]
 ENDED: Final = ("resolved", "retired", "rule_changed")
@@ -84,6 +84,11 @@ class Episode:
     last_value: float | None = None
     dirty: bool = False
 
+    def saved(self) -> list[Any]:
+        """Plain data for a checkpoint, in the order of the fields."""
+        row = [getattr(self, x.name) for x in fields(self)]
+        return [[list(entry) for entry in x] if x is self.trail else x for x in row]
+
     @property
     def until(self) -> float:
         """When it ended, by its trail; infinity while it is open."""
@@ -115,6 +120,10 @@ class RuleEpisodes:
         self.open: dict[str, Episode] = {}
         """What fires now, by id."""
         self._ranks = 0
+        self.fresh = True
+        """Nothing of it was saved yet."""
+        self._changed: set[int] = set()
+        """Codes of the places whose episodes may have changed since the last `saved`."""
 
     def __iter__(self) -> Iterator[Episode]:
         return (episode for mine in self.places.values() for episode in mine.values())
@@ -126,11 +135,13 @@ class RuleEpisodes:
         judged, oldest = self.judge.last, self.judge.oldest
         verdicts = self.judge.step(ends, cells, watermark, previous_end)
         out = self._settle(verdicts, watermark)
+        self._changed.update(verdicts)
         for episode in self.open.values():
             since = episode.started_at if episode.code in verdicts or judged is None else judged + 1
             value = None if episode.silent else self.judge.judged.newest_value(episode.code, since, self._last)
             if value is not None and value != episode.last_value:
                 episode.last_value, episode.dirty = value, True
+                self._changed.add(episode.code)
         if self.judge.oldest > oldest:
             self._forget()
         return out
@@ -141,6 +152,7 @@ class RuleEpisodes:
         for episode in sorted(self.open.values(), key=lambda x: (x.started_at, x.key)):
             entry = Entry(self._last, "rule_changed", episode.level)
             episode.trail.append(entry)
+            self._changed.add(episode.code)
             out.append(self._say(episode, entry.at, entry, episode.level, "update", {}))
         return out
 
@@ -302,24 +314,30 @@ class RuleEpisodes:
                 over = e.started_at <= oldest if e.state == "retracted" else e.until <= oldest
                 if over and not e.dirty:
                     del mine[key]
+                    self._changed.add(code)
             if not mine:
                 del self.places[code]
 
-    def dump(self) -> dict[str, Any]:
-        """Plain data for a checkpoint."""
-        rows = [[getattr(e, x.name) for x in fields(Episode)] for e in self]
-        return {"judged": self.judged, "ranks": self._ranks, "episodes": rows, "judge": self.judge.dump()}
+    def saved(self, whole: bool) -> Parts:
+        """Plain data by name for a checkpoint: all, or what changed since the last call (None: gone)."""
+        parts: Parts = {"told": [self.judged, self._ranks], **self.judge.saved(whole)}
+        for code in self.places if whole else self._changed:
+            mine = self.places.get(code, {}).values()
+            parts[f"place/{code}"] = [e.saved() for e in mine] or None
+        self._changed.clear()
+        return parts
 
-    def load(self, dumped: Mapping[str, Any]) -> None:
+    def load(self, parts: Parts) -> None:
         """Into the fresh episodes of the same rule."""
-        self.judge.load(dumped["judge"])
-        self.judged, self._ranks = dumped["judged"], dumped["ranks"]
-        for row in dumped["episodes"]:
-            episode = Episode(*row)
-            episode.trail = [Entry(*x) for x in episode.trail]
-            self.places.setdefault(episode.code, {})[episode.silent, episode.started_at] = episode
-            if episode.state == "firing":
-                self.open[episode.episode_id] = episode
+        self.judge.load(parts)
+        self.judged, self._ranks = parts["told"]
+        for code, rows in numbered(parts, "place/"):
+            for row in rows:
+                episode = Episode(*row)
+                episode.trail = [Entry(*x) for x in episode.trail]
+                self.places.setdefault(code, {})[episode.silent, episode.started_at] = episode
+                if episode.state == "firing":
+                    self.open[episode.episode_id] = episode
 
 
 __all__ = ["Entry", "Episode", "Publish", "RuleEpisodes", "Transition", "canonical"]

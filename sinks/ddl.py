@@ -262,6 +262,7 @@ def lifecycles_table(stream: Stream) -> Table:
             Field("t", "time"),
             Field("place", "text"),
             *attributes,
+            Field("event_id", "int", nullable=True, note="hash of the dedup key as a signed number, for ties in time"),
             Field("part", "word"),
             Field("off", "int"),
             Field("step", "version"),

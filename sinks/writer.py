@@ -5,16 +5,20 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import polars as pl
 
+from pipelines.failpoints import reached
 from pipelines.model import Sink
 from sinks.errors import StoreError
 
 Batch = Sequence[tuple[str, pl.DataFrame]]
 """Frames of one step, written in this order."""
+Action = Callable[[], None]
+ACTIONS: Final = 4
+"""So many batches and actions may wait for each batch that may."""
 ROWS: Final = 1_000_000
 """More rows than this do not wait: a step of a million places is some hundred MB."""
 
@@ -32,7 +36,8 @@ class StoreThread:
         if depth < 1:
             raise ValueError(f"depth is {depth}; a queue holds at least one batch")
         self._sink = sink
-        self._queue: queue.Queue[Batch | None] = queue.Queue(depth)
+        self._queue: queue.Queue[Batch | Action | None] = queue.Queue(ACTIONS * depth)
+        self._room = threading.Semaphore(depth)
         self._error: BaseException | None = None
         self._lost = 0
         self._rows = 0
@@ -54,9 +59,18 @@ class StoreThread:
         rows = sum(len(frame) for _, frame in batch)
         with self._written:
             self._rows += rows
+        self._room.acquire()
         self._queue.put(batch)
         with self._written:
             self._written.wait_for(lambda: self._rows <= ROWS)
+
+    def call(self, action: Action) -> None:
+        """Hands over what is to be done once everything submitted before is durable; what is submitted after it waits.
+        Raises StoreError as `submit` does; an error of the action ends the writing as well."""
+        self._check()
+        if self._closed:
+            raise StoreError("the store's writer was closed; nothing more is done")
+        self._queue.put(action)
 
     def flush(self) -> None:
         """Waits until everything submitted is durable; raises StoreError when it is not."""
@@ -87,22 +101,34 @@ class StoreThread:
             more = f"; {self._lost} more batches after it were not written" if self._lost else ""
             raise StoreError(f"writing to the store failed: {self._error}{more}") from self._error
 
+    def _write(self, batch: Batch) -> None:
+        reached("store_begun")
+        for n, (table, frame) in enumerate(batch):
+            if n:
+                reached("store_between")
+            self._sink.write(table, frame)
+        reached("store_written")
+
     def _run(self) -> None:
         while (batch := self._queue.get()) is not None:
             started = time.perf_counter()
+            if not callable(batch):
+                self._room.release()
             try:
                 if self._error is not None:
                     self._lost += 1
                     continue
-                for table, frame in batch:
-                    self._sink.write(table, frame)
+                if callable(batch):
+                    batch()
+                else:
+                    self._write(batch)
             except BaseException as error:
                 # Polars panics are no Exceptions; whatever it is, the caller has to hear of it.
                 self._error = error
             finally:
                 self.busy_s += time.perf_counter() - started
                 with self._written:
-                    self._rows -= sum(len(frame) for _, frame in batch)
+                    self._rows -= 0 if callable(batch) else sum(len(frame) for _, frame in batch)
                     self._written.notify_all()
                 del batch
                 self._queue.task_done()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, assert_never
+from typing import Any, Final, assert_never
 
 import polars as pl
 
@@ -115,6 +115,22 @@ class PolarsEngine:
     def finish(self) -> list[Rows]:
         return [grouped.take(None) for grouped in self._grouped]
 
+    def closed(self) -> dict[str, int]:
+        """By rollup, up to where its panes were handed over."""
+        return {grouped.rollup.name: grouped.closed for grouped in self._grouped}
+
+    def saved(self) -> dict[str, Any]:
+        """State for a checkpoint; to be called after `take`."""
+        return {"wm": dict(self._wm), "rollups": {grouped.rollup.name: grouped.saved() for grouped in self._grouped}}
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Into a fresh engine. A rollup that is new, or groups in another way now, begins with the events that come."""
+        self._wm |= saved["wm"]
+        for grouped in self._grouped:
+            mine = saved["rollups"].get(grouped.rollup.name)
+            if mine is not None and mine["frame_hash"] == grouped.rollup.frame_hash:
+                grouped.load(mine)
+
 
 class _Grouped:
     """One rollup: partial rows of the open panes, late rows and manifests not handed over yet."""
@@ -199,6 +215,18 @@ class _Grouped:
             counts = [self.counts.pop(start) for start in ready]
             manifests = pl.DataFrame({"pane_start": ready, "n": counts}, schema=NO_MANIFESTS.schema)
         return Rows(self.rollup.name, pl.concat(rows) if rows else self.no_rows, manifests, self.closed)
+
+    def saved(self) -> dict[str, Any]:
+        assert not self.late, "rows that were not taken yet would be lost"
+        counts = [[start, n] for start, n in self.counts.items()]
+        return {"frame_hash": self.rollup.frame_hash, "closed": self.closed, "counts": counts, "panes": self.merged()}
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """A measure that is new is null, or 0, for the events that came before it."""
+        self.closed, self.counts = saved["closed"], dict(saved["counts"])
+        empty = pl.DataFrame(schema=self.schema())
+        kept = [name for name in empty.columns if name in saved["panes"].columns]
+        self.partials = [pl.concat([empty, saved["panes"].select(kept)], how="diagonal").with_columns(self.zeros)]
 
     def open_panes(self, watermark: int) -> Rows:
         """What is grouped so far in panes that are still open; nothing changes."""

@@ -11,7 +11,8 @@ from typing import Literal
 import polars as pl
 
 from pipelines import catalogue
-from pipelines.delivery import Attached, Run
+from pipelines.brain import Step
+from pipelines.delivery import Attached, Durable, Now, Run
 from pipelines.rollup import Rollup
 from pipelines.streams import MINUTE_MS
 from pipelines.watermark import Input
@@ -75,7 +76,7 @@ def sink() -> MemorySink:
     return MemorySink(ROLLUPS, [s for s in STREAMS if s.lifecycle])
 
 
-def attach(arrived: Arrivals, how: How, live: Clock | None = None) -> list[Attached]:
+def attach(arrived: Arrivals, how: How, live: Now | None = None) -> list[Attached]:
     known = {s.name: s for s in STREAMS}
     out = []
     for stream in random.Random(how.seed).sample(list(arrived), len(arrived)):
@@ -86,14 +87,21 @@ def attach(arrived: Arrivals, how: How, live: Clock | None = None) -> list[Attac
     return out
 
 
-def city_run(arrived: Arrivals, how: How, store: DirectStore, epoch: int, live: Clock | None = None) -> Run:
+def city_run(
+    arrived: Arrivals,
+    how: How,
+    store: DirectStore,
+    epoch: int,
+    live: Now | None = None,
+    durable: Durable | None = None,
+    publish: Callable[[Step], None] | None = None,
+) -> Run:
     assert isinstance(store.sink, MemorySink)
-    run = Run(
+    return Run(
         CITY, INDICATORS, STREAMS, attach(arrived, how, live), store, live=live is not None, epoch=epoch,
-        start=0 if live is None else live.now, older=_older(store, store.sink), commit_events=how.commit_events,
+        start=0 if live is None else live.at, older=_older(store, store.sink), cases=store.sink.lifecycles,
+        commit_events=how.commit_events, durable=durable, publish=publish, now=live, remember_ms=REMEMBER_MS,
     )  # fmt: skip
-    run.brain.remember_ms = REMEMBER_MS
-    return run
 
 
 def _older(store: DirectStore, kept: MemorySink) -> Callable[[Rollup, int, int], pl.DataFrame]:
@@ -112,16 +120,6 @@ def replayed(arrived: Arrivals, how: How = How(), until: int | None = None) -> t
     return kept, run
 
 
-class Clock:
-    """The run's clock of a live run, set by hand."""
-
-    def __init__(self, now: int) -> None:
-        self.now = now
-
-    def __call__(self) -> int:
-        return self.now
-
-
 def lived(
     arrived: Arrivals,
     start: int,
@@ -133,15 +131,15 @@ def lived(
     ticks: bool = True,
 ) -> tuple[MemorySink, Run]:
     """A live run on a clock of its own: polls and ticks every `tick_ms`, a step at random after a share of them."""
-    kept, rnd, clock = sink(), random.Random(how.seed), Clock(start)
+    kept, rnd, clock = sink(), random.Random(how.seed), Now(start)
     run = city_run(arrived, how, DirectStore(kept), 1, clock)
-    while clock.now < until:
-        clock.now += tick_ms
-        run.poll(clock.now)
+    while clock.at < until:
+        clock.at += tick_ms
+        run.poll(clock.at)
         if ticks:
-            run.tick(clock.now)
-        if rnd.random() < step_every or clock.now >= until:
-            run.step(clock.now)
+            run.tick(clock.at)
+        if rnd.random() < step_every or clock.at >= until:
+            run.step(clock.at)
         if rnd.random() < 0.03:
             run.provisional()  # for screens: it must change nothing
     return kept, run

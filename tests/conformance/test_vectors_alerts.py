@@ -107,7 +107,7 @@ def feed(
         out += told
         rows |= {json.loads(r["detail"])["key"]: r for r in (book.episodes(step).to_dicts() if told else ())}
         if restart():
-            dumped = json.loads(json.dumps(book.dump()))
+            dumped = json.loads(json.dumps(book.saved()))
             book = EpisodeBook("city", [rule])
             book.load(dumped)
     names = ("level", "state", "started_at", "ended_at")

@@ -106,10 +106,13 @@ def test_what_is_written_is_read(store: Store) -> None:
             orient="row",
         ),
         "lifecycles_inc": pl.DataFrame(
-            [["c1", "report", T, "D1", "jam", None, "p", 0, 1], ["c1", "arrive", T + 9, "D1", None, "app", "p", 1, 1]],
+            [
+                ["c1", "report", T, "D1", "jam", None, 7, "p", 0, 1],
+                ["c1", "arrive", T + 9, "D1", None, "app", -8, "p", 1, 1],
+            ],
             schema={
                 "case_id": pl.String, "milestone": pl.String, "t": pl.Int64, "place": pl.String, "kind": pl.String,
-                "channel": pl.String, "part": pl.String, "off": pl.Int64, "step": pl.Int64,
+                "channel": pl.String, "event_id": pl.Int64, "part": pl.String, "off": pl.Int64, "step": pl.Int64,
             },
             orient="row",
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import repeat
 from typing import Any
@@ -34,13 +35,16 @@ class ListedSource:
         clock: Callable[[], int] | None = None,
     ) -> None:
         self.input, self.stream, self.finite, self.clock = name, stream.name, clock is None, clock
-        self._records, self._declared, self._blocks = records, stream, blocks or repeat(1000)
-        self._next = 0
+        self._records, self._declared, self._next = records, stream, 0
+        # Where blocks end does not depend on where reading began: so it is with files.
+        sizes, self._ends = blocks or repeat(1000), [0]
+        while self._ends[-1] < len(records):
+            self._ends.append(min(self._ends[-1] + next(sizes), len(records)))
 
     def read(self) -> Decoded | None:
         if self._next >= len(self._records):
             return None
-        end = min(self._next + next(self._blocks), len(self._records))
+        end = self._ends[bisect_right(self._ends, self._next)]
         if self.clock is not None:
             now = self.clock()
             end = next((k for k in range(self._next, end) if self._records[k]["arrival"] > now), end)
@@ -88,10 +92,18 @@ class DirectStore:
 
     def submit(self, batch: Batch) -> None:
         for table, frame in batch:
-            if self.written == self.writes:
-                raise Crash(f"after {self.written} writes")
+            self._count()
             self.sink.write(table, frame)
-            self.written += 1
+
+    def _count(self) -> None:
+        if self.written == self.writes:
+            raise Crash(f"after {self.written} writes")
+        self.written += 1
+
+    def call(self, action: Callable[[], None]) -> None:
+        """An action counts as a write: a crash before it is a crash before the plan, the checkpoint, the publishing."""
+        self._count()
+        action()
 
     def flush(self) -> None:
         """Everything is written."""

@@ -28,7 +28,7 @@ def test_generated_tables_have_the_columns_of_rule_31() -> None:
         "place", "pane_start", "bucket", "tt", "n", "as_of", "late", "part", "off", "step",
     ]  # fmt: skip
     assert list(lifecycles_table(INC).schema) == [
-        "case_id", "milestone", "t", "place", "kind", "channel", "part", "off", "step",
+        "case_id", "milestone", "t", "place", "kind", "channel", "event_id", "part", "off", "step",
     ]  # fmt: skip
     with pytest.raises(ValueError, match=r"link.*no milestones"):
         lifecycles_table(LINK)
