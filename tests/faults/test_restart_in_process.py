@@ -5,10 +5,11 @@ In one process, over a store in memory: so each example costs a second and any w
 
 from __future__ import annotations
 
+import contextlib
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipelines.brain import Step
-from pipelines.delivery import Durable, Now, Run
+from pipelines.delivery import Batch, Durable, Now, Run
 from pipelines.episodes import Transition
-from pipelines.journal import Journal, recover
+from pipelines.input_clock import InputClock
+from pipelines.journal import Journal, Recovered, recover
 from sinks.difference import Mismatch
 from sinks.memory import MemorySink
 from tests.conformance.small_city import END, START, log
@@ -41,10 +43,16 @@ def counted() -> Iterator[Counter[str]]:
 
 
 class Begun:
-    """One run after the other over one store and one folder; `life` is what a process would do."""
+    """One run after the other over one store and one folder; `life` is what a process would do.
 
-    def __init__(self, arrived: Arrivals, how: How, folder: Path, live: bool) -> None:
-        self.arrived, self.how, self.folder, self.live = arrived, how, folder, live
+    `restless`: each run beats and steps at other times than the one before. `store` and `found` are for what is broken
+    on purpose."""
+
+    store: Callable[[MemorySink, int | None], DirectStore] = DirectStore
+    found: Callable[[Path], Recovered | None] = staticmethod(recover)
+
+    def __init__(self, arrived: Arrivals, how: How, folder: Path, live: bool, restless: bool = False) -> None:
+        self.arrived, self.how, self.folder, self.live, self.restless = arrived, how, folder, live, restless
         self.kept = sink()
         self.told: list[Transition] = []
         self.epoch = self.again = 0
@@ -52,8 +60,8 @@ class Begun:
     def life(self, writes: int | None = None) -> int:
         """Runs until the end, or until so many writes were done; returns how many it did."""
         self.epoch += 1
-        store, journal = DirectStore(self.kept, writes), Journal(self.folder, fsync=False)
-        found = recover(self.folder)
+        store, journal = self.store(self.kept, writes), Journal(self.folder, fsync=False)
+        found = self.found(self.folder)
         durable, now = Durable(journal, found), Now(START)
         run = city_run(self.arrived, self.how, store, self.epoch, now if self.live else None, durable, self.publish)
         self.again += len(found.plans) if found else 0
@@ -66,29 +74,45 @@ class Begun:
 
     def go(self, run: Run, now: Now) -> None:
         run.resume()
+        seed = self.epoch if self.restless else 0
         while now.at < END:
-            at = now.at + TICK_MS
+            at = now.at + TICK_MS + 7_000 * seed
             run.poll(at)
             run.tick(at)
             # Steps of one to eight beats: what is told at a step must not be told otherwise at the next attempt.
-            if random.Random(at).random() < 0.3 or at >= END:
+            if random.Random(at + seed).random() < 0.3 or at >= END:
                 run.step(at)
 
     def publish(self, step: Step) -> None:
         self.told += step.transitions
 
 
-def calm_and_broken(arrived: Arrivals, how: How, live: bool, shares: list[float]) -> tuple[Begun, Begun]:
+def calm_and_broken(
+    arrived: Arrivals, how: How, live: bool, shares: list[float], kind: type[Begun] = Begun
+) -> tuple[Begun, Begun]:
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
-        calm, broken = Begun(arrived, how, Path(one), live), Begun(arrived, how, Path(two), live)
-        written = calm.life()
-        for share in shares:
-            try:
-                broken.life(int(share * written))
-            except Crash:
-                continue
-        broken.life()
+        calm, broken = Begun(arrived, how, Path(one), live), kind(arrived, how, Path(two), live)
+        broken_at(broken, calm.life(), shares)
     return calm, broken
+
+
+def broken_at(broken: Begun, written: int, shares: list[float]) -> None:
+    """Lives that end after these shares of so many writes, and one that ends well."""
+    for share in shares:
+        try:
+            broken.life(int(share * written))
+        except Crash:
+            continue
+    broken.life()
+
+
+def unaccounted(broken: Begun) -> int:
+    """Transitions that are stored and were not published so, or were published with one number and two contents."""
+    told: dict[tuple[str, int], set[tuple[str, str]]] = {}
+    for t in broken.told:
+        told.setdefault((t.episode_id, t.seq), set()).add((t.to_state, t.detail))
+    stored = broken.kept.transitions().select("episode_id", "seq", "to_state", "detail").rows()
+    return sum(told.get((x[0], x[1])) != {(x[2], x[3])} for x in stored)
 
 
 def compared(calm: Begun, broken: Begun) -> tuple[list[Any], Counter[str]]:
@@ -109,6 +133,31 @@ def same(counted: Counter[str], calm: Begun, broken: Begun) -> None:
     counted["restarts"] += broken.epoch - 1
 
 
+class Telling(DirectStore):
+    """Crashes when it has written transitions for the second time: told to the store, not yet to the checkpoint."""
+
+    def submit(self, batch: Batch) -> None:
+        super().submit(batch)
+        self.writes = (self.writes or 0) - any(table == "transitions" for table, _ in batch)
+        if self.writes == -2:
+            raise Crash("after transitions")
+
+    def _count(self) -> None:
+        self.written += 1
+
+
+def restless(seed: int, kind: type[Begun]) -> Begun:
+    with tempfile.TemporaryDirectory() as folder:
+        broken = kind(arrivals(log(seed), seed), How(block=50), Path(folder), True, restless=True)
+        broken.store = Telling
+        for _ in range(20):
+            with contextlib.suppress(Crash):
+                broken.life()
+        broken.store = DirectStore
+        broken.life()
+    return broken
+
+
 @SETTINGS
 @given(SEEDS, st.sampled_from([100, 300]), st.sampled_from([1, 3]), SHARES)
 @example(6, 150, 1, [0.9])
@@ -124,3 +173,61 @@ def test_live(counted: Counter[str], seed: int, inputs: int, shares: list[float]
     spread = dict.fromkeys(("link", "air", "http", "case"), inputs)
     calm, broken = calm_and_broken(arrivals(log(seed), seed, spread), How(block=50), True, shares)
     same(counted, calm, broken)
+
+
+def test_other_beats_after_a_restart_tell_nothing_twice(counted: Counter[str]) -> None:
+    """The steps that were begun are done as planned, whatever the clock says now."""
+    for seed in range(3):
+        broken = restless(seed, Begun)
+        assert not unaccounted(broken), seed
+        counted["restless restarts"] += broken.epoch - 1
+        counted["published"] += len(broken.told)
+
+
+def test_negative_control_no_plan() -> None:
+    """Ranges and ticks taken anew."""
+
+    class Planless(Begun):
+        @staticmethod
+        def found(folder: Path) -> Recovered | None:
+            found = recover(folder)
+            if found is not None:
+                found.plans = []
+            return found
+
+    assert any(unaccounted(restless(seed, Planless)) for seed in range(3)), "a run without plans must be caught"
+
+
+def test_negative_control_no_dedup_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = InputClock.saved
+    monkeypatch.setattr(InputClock, "saved", lambda self, whole: (saved(self, whole)[0], saved(self, whole)[1][:0]))
+    calm, broken = calm_and_broken(arrivals(log(1), 1), How(100, 50), False, [0.3, 0.5, 0.7])
+    assert compared(calm, broken)[0], "copies that are counted again must be seen"
+
+
+def test_negative_control_checkpoint_before_the_store() -> None:
+    class Hasty(DirectStore):
+        """Writes a step only after its checkpoint."""
+
+        def __init__(self, sink: MemorySink, writes: int | None = None) -> None:
+            super().__init__(sink, writes)
+            self.waiting: list[Batch] = []
+
+        def submit(self, batch: Batch) -> None:
+            self.waiting.append(batch)
+
+        def call(self, action: Callable[[], None]) -> None:
+            super().call(action)
+            if "_checkpoint" in getattr(action, "__qualname__", ""):
+                for batch in self.waiting:
+                    super().submit(batch)
+                self.waiting = []
+
+    class Hurried(Begun):
+        store = Hasty
+
+    wrong = [
+        compared(*calm_and_broken(arrivals(log(1), 1), How(100, 50), False, [share], Hurried))[0]
+        for share in (0.3, 0.31, 0.32, 0.33, 0.34)
+    ]
+    assert any(wrong), "a step that the checkpoint has and the store has not must be seen"
