@@ -56,13 +56,13 @@ class SeenKeys:
             self._fill(live, count)
 
     def pairs(self, m: int, keys: Index | None = None) -> Index:
-        """Rows (key, seen) of these keys, or of all, without those that are beyond the horizon at M."""
-        rows = self.slots
-        if keys is not None:
-            rows = np.empty((len(keys), 2), dtype=np.int64)
-            _look_up(self.slots, keys, rows)
-        found: Index = rows[(rows[:, 0] != 0) & (rows[:, 1] > m - self.horizon_ms)]
-        return found
+        """Rows (key, seen) of these keys (or of more), or of all, without those that are beyond the horizon at M."""
+        rows: Index = np.empty((self.used if keys is None else min(len(keys), self.used), 2), dtype=np.int64)
+        if keys is None or len(keys) >= self.used:
+            found = _live(self.slots, m - self.horizon_ms, rows)
+        else:
+            found = _look_up(self.slots, keys, m - self.horizon_ms, rows)
+        return rows[:found]
 
     def add(self, pairs: Index, m: int) -> None:
         """Rows (key, seen), newer than those that are there."""
@@ -119,8 +119,23 @@ def _insert(slots: Index, pairs: Index) -> int:
 
 
 @compiled
-def _look_up(slots: Index, keys: Index, rows: Index) -> None:
-    """Fills `rows` with the slots of the keys; that of a key which is not there has key 0."""
+def _look_up(slots: Index, keys: Index, beyond: int, rows: Index) -> int:
+    """Copies the slots of those keys that were seen after `beyond` to `rows`; returns how many they are."""
+    found = 0
     for i in range(len(keys)):
         slot = find(slots, keys[i])
-        rows[i, 0], rows[i, 1] = slots[slot, 0], slots[slot, 1]
+        if slots[slot, 0] != 0 and slots[slot, 1] > beyond:
+            rows[found, 0], rows[found, 1] = slots[slot, 0], slots[slot, 1]
+            found += 1
+    return found
+
+
+@compiled
+def _live(slots: Index, beyond: int, rows: Index) -> int:
+    """Copies the slots of all keys that were seen after `beyond` to `rows`; returns how many they are."""
+    found = 0
+    for slot in range(len(slots)):
+        if slots[slot, 0] != 0 and slots[slot, 1] > beyond:
+            rows[found, 0], rows[found, 1] = slots[slot, 0], slots[slot, 1]
+            found += 1
+    return found

@@ -78,7 +78,7 @@ class InputClock:
         if self.seen is not None:
             # A run that settled changes when its keys were seen: they are in `ahead`, whenever they were read.
             since = None if whole or self._read_since is None else [*self._read_since, self._ahead[:, 1]]
-            keys = self.seen.pairs(self.m, None if since is None else np.unique(np.concatenate(since)))
+            keys = self.seen.pairs(self.m, None if since is None else np.concatenate(since))
             self._read_since = []
         return [self._state[:2].copy(), self._ahead.copy()], keys
 
