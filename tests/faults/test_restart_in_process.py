@@ -201,7 +201,7 @@ def test_negative_control_no_plan() -> None:
 def test_negative_control_no_dedup_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     saved = InputClock.saved
     monkeypatch.setattr(InputClock, "saved", lambda self, whole: (saved(self, whole)[0], saved(self, whole)[1][:0]))
-    calm, broken = calm_and_broken(arrivals(log(1), 1), How(100, 50), False, [0.04] * 40)
+    calm, broken = calm_and_broken(arrivals(log(1), 1), How(20, 10), False, [0.03] * 30)
     assert compared(calm, broken)[0], "copies that are counted again must be seen"
 
 
