@@ -31,6 +31,7 @@ from pipelines.epoch import next_epoch
 from pipelines.journal import recover
 from pipelines.model import EPISODES_SCHEMA, NEVER
 from pipelines.readings import NO_READINGS
+from pipelines.retention import FINE_FOR_MS
 from pipelines.streams import HOUR_MS, MINUTE_MS
 from pipelines.watermark import Input
 from sinks.clickhouse import ClickHouseSink
@@ -168,6 +169,8 @@ def run(options: Options, stop: threading.Event) -> None:
                 start=beat(),
                 older=sink.panes,
                 cases=sink.lifecycles,
+                fine_for_ms=FINE_FOR_MS,
+                drop=sink.drop_before,
                 now=beat,
                 durable=durable,
             )

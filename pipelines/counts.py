@@ -23,6 +23,8 @@ class Counts:
     """The number of the last step, and of its last part where a step is written in several."""
     dead_letters: int = 0
     first_letter: DeadLetter | None = None
+    late_unapplied: int = 0
+    """Late events whose windows lost their rows to `fine_for` (rule 26): accepted, in no reading."""
     cut_short: list[DeadLetter] = field(default_factory=list)
     """Where inputs broke off."""
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
@@ -36,11 +38,12 @@ class Counts:
         first = None if self.first_letter is None else list(astuple(self.first_letter))
         cut = [list(astuple(letter)) for letter in self.cut_short]
         written = [self.readings, self.transitions, self.rows, self.steps, self.dead_letters]
+        written.append(self.late_unapplied)
         return [dict(self.counters), written, first, cut]
 
     def load(self, saved: list[Any]) -> None:
         counters, written, first, cut = saved
         self.counters |= counters
-        self.readings, self.transitions, self.rows, self.steps, self.dead_letters = written
+        self.readings, self.transitions, self.rows, self.steps, self.dead_letters, self.late_unapplied = written
         self.first_letter = None if first is None else DeadLetter(*first)
         self.cut_short = [DeadLetter(*letter) for letter in cut]

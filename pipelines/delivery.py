@@ -29,6 +29,7 @@ from pipelines.ingest import COUNTERS, saved_places
 from pipelines.journal import CheckpointError, Journal, Recovered
 from pipelines.model import NEVER, Decoded, Parts, PlaceRegistry, Remembering, Rows, Source, Stamped, prefixed, under
 from pipelines.readings import NO_READINGS
+from pipelines.retention import Retention
 from pipelines.rollup import Rollup
 from pipelines.step_frames import Batch, StepFrames
 from pipelines.stream_run import Attached, StreamRun
@@ -90,7 +91,8 @@ class Run:
     """One city's run: every stream's ingest and engine, the brain, and the store. Live and replay share it.
 
     `publish` is called with each step once it is durable (rule 30), on the thread that writes; replay has none. `older`
-    loads stored rows of panes, `cases` stored events of a lifecycle stream. Without `durable` nothing outlives the run.
+    loads stored rows of panes, `cases` stored events of a lifecycle stream; `drop` drops the rows of a table before an
+    instant, once they are older than `fine_for_ms` (None: never). Without `durable` nothing outlives the run.
     """
 
     def __init__(
@@ -109,6 +111,8 @@ class Run:
         publish: Callable[[Step], None] | None = None,
         commit_events: int = COMMIT_EVENTS,
         max_places: int = 100_000,
+        fine_for_ms: int | None = None,
+        drop: Callable[[str, int], int] | None = None,
         remember_ms: int = REMEMBER_MS,
         now: Now | None = None,
         durable: Durable | None = None,
@@ -144,6 +148,11 @@ class Run:
             )
             for name, inputs in by_stream.items()
         }  # fmt: skip
+        self.retention = {
+            name: Retention({r: self.brain.streams[name].reach_of(r) for r in of}, fine_for_ms)
+            for name, of in rollups.items()
+        }
+        self._drop = drop
         self._frames = StepFrames(used, {r: name for name, of in rollups.items() for r in of}, self.registries)
         self.counts = Counts()
         self.finished = False
@@ -167,6 +176,7 @@ class Run:
         run = {
             "step": self.counts.steps, "epoch": self.epoch, "born": self.born, "finished": self.finished,
             "identity": self.durable.identity, "now": self.now.at, "positions": dict(self.positions),
+            "dropped": {name: dict(kept.dropped) for name, kept in self.retention.items()},
             "counts": self.counts.saved(), "outbox": [asdict(transition) for transition in self._outbox],
         }  # fmt: skip
         parts: Parts = {"run": run}
@@ -182,6 +192,8 @@ class Run:
         self.born, self.finished, self.now.at = run["born"], run["finished"], run["now"]
         self.positions |= run["positions"]
         self.counts.load(run["counts"])
+        for name, kept in self.retention.items():
+            kept.dropped |= run["dropped"].get(name, {})
         self._outbox = tuple(Transition(**told) for told in run["outbox"])
         for name, stream in self.streams.items():
             if mine := under(saved, f"stream/{name}/"):
@@ -201,6 +213,10 @@ class Run:
             return 0
         plans = self.durable.recovered.plans if self.durable.recovered is not None else []
         self.store.call(partial(self.durable.journal.begin, self._saved(whole=True), plans))
+        for kept in self.retention.values():
+            for rollup, before in kept.dropped.items():
+                if before > NEVER:
+                    self.store.call(partial(self._retire, f"rows_{rollup}", before))
         if self._outbox:
             self._publish([Step(NO_READINGS, transitions=self._outbox)])
         for plan in plans:
@@ -353,9 +369,14 @@ class Run:
     def _taken(self) -> tuple[list[Rows], dict[str, int]]:
         started = time.perf_counter()
         reached("inputs_read")
-        rows = [r for s in self.streams.values() for r in s.engine.take()]
+        rows = [self._applied(name, r) for name, s in self.streams.items() for r in s.engine.take()]
         self.counts.spent(engine=time.perf_counter() - started)
         return rows, {name: s.watermark for name, s in self.streams.items()}
+
+    def _applied(self, stream: str, one: Rows) -> Rows:
+        kept, unapplied = self.retention[stream].applied(one)
+        self.counts.late_unapplied += unapplied
+        return kept
 
     def _commit(
         self, plan: Plan, rows: list[Rows], watermarks: Mapping[str, int], *, again: bool = False
@@ -382,9 +403,16 @@ class Run:
         self._beats = []
         self.finished = plan.kind == "close"
         self._seen = self._visible()
+        old = [
+            (f"rows_{rollup}", before)
+            for name, kept in self.retention.items()
+            for rollup, before in kept.due(watermarks.get(name, NEVER))
+        ]
         if self.durable is not None:
             self._checkpoint(self.durable.journal)
         self._publish(parts)
+        for table, before in old:
+            self.store.call(partial(self._retire, table, before))
         return last
 
     def _steps(
@@ -438,6 +466,12 @@ class Run:
         for part in parts:
             self.store.call(partial(self.publish, part))
         self.store.call(partial(reached, "step_published"))
+
+    def _retire(self, table: str, before: int) -> None:
+        """Drops rows that nothing will read any more; the checkpoint says so already, so that no late row comes after."""
+        if self._drop is not None:
+            self._drop(table, before)
+        reached("rows_dropped")
 
     # ------------------------------------------------------------ what is read back
     def _visible(self) -> tuple[dict[str, dict[str, int]], dict[str, int]]:

@@ -95,12 +95,14 @@ def city_run(
     live: Now | None = None,
     durable: Durable | None = None,
     publish: Callable[[Step], None] | None = None,
+    fine_for_ms: int | None = None,
 ) -> Run:
     assert isinstance(store.sink, MemorySink)
     return Run(
         CITY, INDICATORS, STREAMS, attach(arrived, how, live), store, live=live is not None, epoch=epoch,
         start=0 if live is None else live.at, older=_older(store, store.sink), cases=store.sink.lifecycles,
         commit_events=how.commit_events, durable=durable, publish=publish, now=live, remember_ms=REMEMBER_MS,
+        fine_for_ms=fine_for_ms, drop=store.sink.drop_before,
     )  # fmt: skip
 
 
