@@ -48,6 +48,8 @@ class Change(Protocol):
     def place(self) -> str: ...
     @property
     def value(self) -> float | None: ...
+    @property
+    def publish(self) -> str | None: ...
 
 
 def episode_entry(row: Mapping[str, Any]) -> Entry:
@@ -73,6 +75,21 @@ def transition_entry(row: Mapping[str, Any]) -> Entry:
     }
 
 
+def message(change: Change, detail: Any) -> Entry:
+    """How subscribers are to take a transition (rule 29): an `Alert`, or an `Update` or `Cancel` of what was told before.
+
+    `id` is the same whenever it is told. `references`: the message before it of the same episode, and the episodes that
+    a correction replaced by this one.
+    """
+    before = [f"{change.episode_id}.{change.seq - 1}"] if change.seq else []
+    replaced = detail.get("replaces", []) if isinstance(detail, dict) else []
+    return {
+        "id": f"{change.episode_id}.{change.seq}",
+        "type": str(change.publish).capitalize(),
+        "references": [*before, *replaced],
+    }
+
+
 def _row(change: Change) -> dict[str, Any]:
     return {n: getattr(change, n) for n in ("episode_id", "seq", "at", "from_state", "to_state", "level", "detail")}
 
@@ -89,7 +106,7 @@ class AlertBook:
         """Transitions seen, by the state they lead to."""
 
     def update(self, transitions: Iterable[Change], episodes: pl.DataFrame) -> tuple[list[Entry], list[Entry]]:
-        """(episodes that changed, transitions), as JSON carries them.
+        """(episodes that changed, transitions that are published), as JSON carries them.
 
         `episodes` (EPISODES_SCHEMA) holds every open episode; ended ones may be among them. An episode that is not
         there is what its last transition says.
@@ -99,7 +116,8 @@ class AlertBook:
         shown = []
         for change in transitions:
             entry = transition_entry(_row(change))
-            shown.append(entry)
+            if change.publish is not None:
+                shown.append(entry | {"message": message(change, entry["detail"])})
             self.counted[change.to_state] += 1
             kept = self._transitions.setdefault(change.episode_id, deque(maxlen=self._keep_transitions))
             kept.append(entry)

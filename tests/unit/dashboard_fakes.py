@@ -48,6 +48,7 @@ class Changed:
     place_kind: str = "district"
     place: str = "d01"
     value: float | None = 7.5
+    publish: str | None = "alert"
 
 
 def reading(
