@@ -1,0 +1,94 @@
+"""`citybrain up` killed, stopped and started again: as if nothing had happened."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+
+from sinks.difference import difference
+from tests.faults.processes import KILLED, ROOT, run, table_of, transitions_hold
+
+START, UNTIL, SPEED = "2026-03-02T08:00:00+08:00", "2026-03-02T08:20:00+08:00", 100
+RUN = ("citybrain", "up", "--seed", 7, "--start", START, "--until", UNTIL, "--speed", SPEED, "--port", 0)
+
+
+@contextlib.contextmanager
+def up(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", *map(str, arguments)]
+    with subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def killed(data: Path, after_s: float) -> int:
+    """Kills it so long after its first number."""
+    with up(*RUN, "--data", data) as running:
+        assert running.stderr is not None
+        for line in running.stderr:
+            if "first number" in line:
+                time.sleep(after_s)
+                break
+        running.kill()
+        return running.wait()
+
+
+def exported(data: Path, out: Path) -> Path:
+    ended = run(["citybrain", "export", data / "demo", out])
+    assert ended.code == 0, ended.err
+    return out
+
+
+def test_killed_and_not_killed_are_equal(tmp_path: Path) -> None:
+    calm = run([*RUN, "--data", tmp_path / "calm"])
+    assert calm.code == 0, calm.err
+    kills = Counter(killed(tmp_path / "broken", after_s) for after_s in (0.1, 2.5, 0.4, 1.7))
+    ended = run([*RUN, "--data", tmp_path / "broken"])
+    assert ended.code == 0 and "goes on from" in ended.err, ended.err
+    a, b = (exported(tmp_path / name, tmp_path / f"{name}.out") for name in ("calm", "broken"))
+    found = difference(a, b)
+    assert found.equal, str(found)
+    assert table_of(a, "transitions").equals(table_of(b, "transitions"))
+    print(f"\n{kills[KILLED]} kills; {found.compared:,} compared, {transitions_hold(b)} transitions in order")
+    assert kills[KILLED] >= 3 and found.compared > 50_000
+
+
+def test_sigterm_drains_and_nothing_is_done_again(tmp_path: Path) -> None:
+    with up("citybrain", "up", "--port", 0, "--data", tmp_path) as running:
+        assert running.stderr is not None
+        next(line for line in running.stderr if "first number" in line)
+        time.sleep(3)
+        began = time.monotonic()
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(timeout=20) == 0
+        took = time.monotonic() - began
+    with up("citybrain", "up", "--port", 0, "--data", tmp_path) as running:
+        assert running.stderr is not None
+        told = next(line for line in running.stderr if "goes on from" in line)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(timeout=20) == 0
+    print(f"\nended in {took:.2f} s; then: {told.strip()}")
+    assert took < 10 and "(0 steps done again" in told
+
+
+def test_a_second_owner_is_refused_at_once(tmp_path: Path) -> None:
+    with up("citybrain", "up", "--port", 0, "--data", tmp_path) as running:
+        assert running.stderr is not None
+        next(line for line in running.stderr if "first number" in line)
+        began = time.monotonic()
+        second = run(["citybrain", "up", "--port", 0, "--data", tmp_path])
+        took = time.monotonic() - began
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(timeout=20) == 0
+    assert second.code == 2 and f"process {running.pid}" in second.err and str(tmp_path) in second.err, second.err
+    print(f"\nrefused in {took:.2f} s: {second.err.strip()}")
