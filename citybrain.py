@@ -42,6 +42,12 @@ StreamName = Annotated[
 Lookup = Annotated[
     Path | None, typer.Option(help="Side table of the mapping's [lookup], if it does not lie where the mapping says.")
 ]
+StorePath = Annotated[
+    str | None,
+    typer.Option("--store", help="The store: a folder or chdb:///abs/dir (default: that of --data and --city)."),
+]
+Data = Annotated[Path | None, typer.Option("--data", help="Folder of the store (default: the user's data folder).")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
 
 
 @app.command()
@@ -139,16 +145,38 @@ def profile(
 
 @app.command()
 def diff(
-    a: Annotated[Path, typer.Argument(help="An output folder (`replay --out`).")],
-    b: Annotated[Path, typer.Argument(help="Another one.")],
+    a: Annotated[
+        str, typer.Argument(help="An output folder (`replay --out`), or a store: its folder or chdb:///abs/dir.")
+    ],
+    b: Annotated[str, typer.Argument(help="Another one.")],
 ) -> None:
-    """Compares two outputs by the rules of equality: exact numbers, never revisions and timings. Exit 1 if they differ."""
-    from sinks.difference import difference
+    """Compares two outputs or stores by the rules of equality: exact numbers, never revisions and timings. Exit 1 if
+    they differ."""
+    from commands.stores import difference_of
 
-    found = difference(a, b)
+    found = difference_of(a, b)
     sys.stdout.write(f"{found}\n")
     if not found.equal:
         raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    store: Annotated[str, typer.Argument(help="The store: a folder, chdb:///abs/dir or http(s)://...")],
+    out: Annotated[
+        Path, typer.Argument(help="Folder for readings, episodes, transitions, rows, dead letters, summary.")
+    ],
+    revisions: Annotated[str, typer.Option(help="`newest`, or `all` that the store still has.")] = "newest",
+) -> None:
+    """Writes what a store has as files, as `replay --out` does. Prints one JSON object: the rows of each table."""
+    import orjson
+
+    from commands.inputs import UserError
+    from commands.stores import export_store
+
+    if revisions not in ("newest", "all"):
+        raise UserError(f"--revisions {revisions!r} is unknown; write newest or all")
+    sys.stdout.write(orjson.dumps(export_store(store, out, revisions)).decode() + "\n")  # type: ignore[arg-type]
 
 
 @app.command()
@@ -199,6 +227,68 @@ def simulate(
     made_folder(out, "OUT")
     lines = write_files(city_of(city or "demo"), {s.name: s for s in catalogue.STREAMS}, first, last, out, seed)
     sys.stdout.write(orjson.dumps(lines).decode() + "\n")
+
+
+@app.command()
+def backup(
+    folder: Annotated[Path, typer.Argument(help="New folder for the backup, best on another disk.")],
+    store: StorePath = None,
+    data: Data = None,
+    city: CityName = None,
+    quiet: Quiet = False,
+) -> None:
+    """Copies a store as it is at one instant, also while a citybrain works with it. Prints one JSON object: what was
+    copied."""
+    import orjson
+
+    from commands.backup import backup as run
+    from commands.stores import existing_folder
+
+    sys.stdout.write(orjson.dumps(run(folder, existing_folder(store, data, city), quiet)).decode() + "\n")
+
+
+@app.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(help="A folder that `citybrain backup` made.")],
+    store: StorePath = None,
+    data: Data = None,
+    city: CityName = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replaces the store that is there.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Puts a backup in the place of a store, after checking every byte of it. Prints one JSON object: what was
+    restored."""
+    import orjson
+
+    from commands.backup import restore as run
+    from commands.stores import store_folder
+
+    target = store_folder(store, data, city)
+    expected = target.name if store is None else None
+    sys.stdout.write(orjson.dumps(run(folder, target, expected, fresh, quiet)).decode() + "\n")
+
+
+@app.command()
+def doctor(
+    store: StorePath = None,
+    data: Data = None,
+    city: CityName = None,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Reads every part, however long it takes (else for 10 s).")
+    ] = False,
+) -> None:
+    """Looks whether a store and its machine are sound, a line each, with the repair; changes nothing. Exit 1 if
+    something failed."""
+    from commands.doctor import examine
+    from commands.inputs import city_of
+    from commands.stores import existing_folder
+
+    folder = existing_folder(store, data, city)
+    expected = city_of(city or "demo").id if store is None or city is not None else None
+    found = examine(folder, expected, all_)
+    sys.stdout.write("".join(f"{line}\n" for line in found))
+    if any(line.severity == "FAIL" for line in found):
+        raise typer.Exit(1)
 
 
 def main() -> NoReturn:

@@ -16,8 +16,9 @@ from pipelines.rollup import Rollup
 from pipelines.streams import Stream
 from sinks.connection import Address, Connection, explained, transient
 from sinks.ddl import FIXED, Table, quoted, tables_of
-from sinks.errors import StoreUnreachable
+from sinks.errors import StoreError, StoreUnreachable
 from sinks.frames import pieces, stored
+from sinks.frozen import Frozen, freeze
 from sinks.migrations import migrate, migrations
 from sinks.reader import Reader
 
@@ -54,6 +55,8 @@ class ClickHouseSink(Reader):
         self._keeper = Connection(replace(self.address, database="default"))
         self._writer = Connection(self.address)
         self._turn = threading.Lock()
+        self.newest_revision = 0
+        """The largest revision or step that this sink has written."""
 
     def migrate(self) -> tuple[str, ...]:
         """Brings the store to this version's schema; returns what was done, a line each (rule 16: also what was set
@@ -85,6 +88,23 @@ class ClickHouseSink(Reader):
             self._refuse_closed()
             for piece in pieces(declared, ready):
                 self._insert(declared, piece)
+            if declared.version is not None and isinstance(newest := ready[declared.version].max(), int):
+                self.newest_revision = max(self.newest_revision, newest)
+
+    def freeze(self, name: str) -> Frozen:
+        """An image of the embedded store as it is now, made of hard links, in its folder shadow/<name>; writing waits
+        for some tens of milliseconds. StoreError when it cannot be made, or when the store is on a server."""
+        if self.address.path is None:
+            raise StoreError(
+                f"{self.address.shown} is on a server; back it up there (BACKUP DATABASE ... TO Disk(...))"
+            )
+        with self._turn:
+            self._refuse_closed()
+            self._keeper.open()
+            try:
+                return freeze(self._writer, self.address.path, name, self.newest_revision)
+            except (ClickHouseError, OSError) as error:
+                raise explained(error, self.address, "making an image of the store") from error
 
     def drop_before(self, table: str, before_ms: int) -> int:
         """Drops the monthly partitions of a table that lie wholly before that time (rule 26); returns how many."""

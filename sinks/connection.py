@@ -30,6 +30,8 @@ QUERY_S: Final = 60
 TRANSIENT: Final = frozenset((3, 107, 159, 202, 203, 209, 210, 241, 242, 252, 285, 319, 425, 999))
 STAGING: Final = "staging"
 OF_A_STORE: Final = frozenset(("status", "metadata", "store", STAGING))
+VOLATILE: Final = frozenset(("status", "data", "tmp", STAGING))
+"""What chDB and the driver make anew whenever a store is opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +222,12 @@ def refuse_owned(path: Path) -> None:
     """StoreOwned when another process has the embedded store of that folder open; for who wants to remove it."""
     if _locked(path) and (pid := _owner(path)) != os.getpid():
         raise StoreOwned(str(path), pid)
+
+
+def holder(path: Path) -> int | None:
+    """The process that has the embedded store of that folder open: its number, 0 when the store does not say, None when
+    nobody has."""
+    return (_owner(path) or 0) if _locked(path) else None
 
 
 def _locked(path: Path) -> bool:

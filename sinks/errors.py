@@ -34,3 +34,7 @@ class StoreDamaged(StoreError):
 
 class FrameRefused(ValueError):
     """A frame that does not have the columns, types or values of its table; nothing was written."""
+
+
+class BackupRefused(StoreError):
+    """A backup that is not there, not whole or not as it was written; nothing was restored from it."""

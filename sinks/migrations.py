@@ -12,6 +12,7 @@ from typing import Final
 
 import polars as pl
 
+from sinks.backup_writer import repair_by_backup
 from sinks.connection import Connection
 from sinks.ddl import FIXED, Table, quoted
 from sinks.errors import StoreDamaged, StoreError, StoreNewer
@@ -76,10 +77,12 @@ def _refuse_damage(connection: Connection) -> None:
     )
     if not broken.is_empty():
         table, name, reason, path = broken.row(0)
+        folder = connection.address.path
+        back = "replay the input into a new store" if folder is None else repair_by_backup(folder)
         raise StoreDamaged(
             f"the store {connection.address.shown} has {len(broken)} damaged parts, the first: {name} of {table} "
-            f"({reason}). Their rows are missing. Replay the input into a new store; or, when those may "
-            f"be lost or were written again, remove {path} and start again"
+            f"({reason}). Their rows are missing, and such a part cannot be attached again: {back}; or, when "
+            f"those rows may be lost or were written again, `rm -r {path}` and start again"
         )
 
 

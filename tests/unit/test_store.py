@@ -235,7 +235,7 @@ def test_a_damaged_part_is_found_at_start(tmp_path: Path) -> None:
     os.truncate(data, data.stat().st_size // 2)
     with (
         ClickHouseSink(f"chdb://{tmp_path}/s") as sink,
-        pytest.raises(StoreDamaged, match=r"readings.*remove .*detached"),
+        pytest.raises(StoreDamaged, match=r"of readings.*restore a backup.*rm -r .*detached"),
     ):
         sink.migrate()
 
