@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import signal
 import subprocess
 import sys
@@ -11,8 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-
-import polars as pl
 
 from sinks.difference import difference
 from tests.faults.processes import KILLED, ROOT, run, table_of, transitions_hold
