@@ -27,7 +27,19 @@ from pipelines.failpoints import reached
 from pipelines.indicator import Indicator, Panes
 from pipelines.ingest import COUNTERS, saved_places
 from pipelines.journal import CheckpointError, Journal, Recovered
-from pipelines.model import NEVER, Decoded, Parts, PlaceRegistry, Remembering, Rows, Source, Stamped, prefixed, under
+from pipelines.model import (
+    NEVER,
+    Decoded,
+    Limited,
+    Parts,
+    PlaceRegistry,
+    Remembering,
+    Rows,
+    Source,
+    Stamped,
+    prefixed,
+    under,
+)
 from pipelines.readings import NO_READINGS
 from pipelines.retention import Retention
 from pipelines.rollup import Rollup
@@ -63,7 +75,8 @@ class Plan:
     ended: list[str]
     now: int = 0
     beats: list[list[Any]] = field(default_factory=list)
-    """In their order: ["poll", clock, positions afterwards], ["tick", clock], ["skip", clock]."""
+    """In their order: ["poll", clock, positions afterwards], ["tick", clock], ["skip", clock], ["attach", clock, input,
+    stream]."""
     until: int | None = None
 
 
@@ -115,12 +128,13 @@ class Run:
         drop: Callable[[str, int], int] | None = None,
         remember_ms: int = REMEMBER_MS,
         now: Now | None = None,
+        opener: Callable[[str, str], Source] | None = None,
         durable: Durable | None = None,
     ) -> None:
         self.city, self.store, self.epoch, self.publish = city, store, epoch, publish
         self._older, self._cases, self.commit_events = older, cases, commit_events
         self.now = now or Now(start)
-        self.durable = durable
+        self.durable, self._opener = durable, opener
         saved = durable.recovered.parts if durable is not None and durable.recovered is not None else {}
         by_stream: dict[str, list[Attached]] = {}
         for one in attached:
@@ -160,6 +174,8 @@ class Run:
         """The epoch in which the run began: rows of older ones are not its own."""
         self.positions: dict[str, int] = {name: 0 for s in self.streams.values() for name in s.sources}
         self._beats: list[list[Any]] = []
+        self._floor: dict[str, int] = {}
+        """Positions at the base of the running generation of the checkpoint; of an earlier process they are not known."""
         self._outbox: tuple[Transition, ...] = ()
         self._seen = self._visible()
         if saved:
@@ -198,6 +214,8 @@ class Run:
         for name, stream in self.streams.items():
             if mine := under(saved, f"stream/{name}/"):
                 stream.load(mine, self.now.at)
+            for joined in stream.ingest.feeds.keys() - stream.sources.keys():
+                stream.know(self._opened(joined, name))
         self._seen = self._visible()
         for name, source in self.sources.items():
             if isinstance(source, Remembering):
@@ -213,6 +231,7 @@ class Run:
             return 0
         plans = self.durable.recovered.plans if self.durable.recovered is not None else []
         self.store.call(partial(self.durable.journal.begin, self._saved(whole=True), plans))
+        self._floor = dict(self.positions)
         for kept in self.retention.values():
             for rollup, before in kept.dropped.items():
                 if before > NEVER:
@@ -233,13 +252,16 @@ class Run:
             case "close":
                 self._close(plan, again=True)
             case "live":
-                for kind, now, *positions in plan.beats:
-                    if kind == "poll":
-                        self.poll(now, positions[0])
-                    elif kind == "skip":
-                        self.skip(now)
-                    else:
-                        self.tick(now)
+                for kind, now, *rest in plan.beats:
+                    match kind:
+                        case "poll":
+                            self.poll(now, rest[0])
+                        case "tick":
+                            self.tick(now)
+                        case "skip":
+                            self.skip(now)
+                        case "attach":
+                            self.attach(self._opened(*rest), now)
                 self._commit(plan, *self._taken(), again=True)
 
     def _at(self, plan: Plan, stream: StreamRun) -> bool:
@@ -331,7 +353,9 @@ class Run:
         taken = 0
         for stream in self.streams.values():
             for name, source in stream.sources.items():
-                while limits is None or name not in limits or self.positions[name] < limits[name]:
+                if isinstance(source, Limited):
+                    source.limit = None if limits is None else limits[name]
+                while limits is None or self.positions[name] < limits[name]:
                     decoded = source.read()
                     if decoded is None:
                         break
@@ -355,6 +379,20 @@ class Run:
             if isinstance(source, Remembering):
                 source.skip(now)
         self._beats.append(["skip", now])
+
+    def attach(self, source: Source, now: int) -> None:
+        """An input that joins a live run."""
+        self.streams[source.stream].attach(source, now)
+        self.positions[source.input] = 0
+        self._beats.append(["attach", now, source.input, source.stream])
+
+    def _opened(self, name: str, stream: str) -> Source:
+        if self._opener is None:
+            raise CheckpointError(
+                f"input {name!r} of stream {stream!r} belongs to the interrupted run and was not given; start it with the same "
+                "inputs"
+            )
+        return self._opener(name, stream)
 
     def provisional(self) -> pl.DataFrame:
         """Readings of the open windows with what came so far; for screens only."""
@@ -458,6 +496,16 @@ class Run:
             reached("checkpoint_synced")
 
         self.store.call(write)
+        if whole:
+            floor, self._floor = self._floor, dict(self.positions)
+            self.store.call(partial(self._commit_positions, floor))
+
+    def _commit_positions(self, floor: Mapping[str, int]) -> None:
+        """What lies before the older one of the two checkpoints is not read again."""
+        for name, source in self.sources.items():
+            if isinstance(source, Limited) and name in floor:
+                source.commit(floor[name])
+        reached("inputs_committed")
 
     def _publish(self, parts: Sequence[Step]) -> None:
         """After the checkpoint: what is told may be told again, but never taken back by a restart."""

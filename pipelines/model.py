@@ -230,6 +230,17 @@ class Remembering(Protocol):
         ...
 
 
+@runtime_checkable
+class Limited(Protocol):
+    """A source over a log of its own: reads no record of number `limit` or later, and keeps what is not committed."""
+
+    limit: int | None
+
+    def commit(self, position: int) -> None:
+        """Records before that position are never read again."""
+        ...
+
+
 class Engine(Protocol):
     """Groups by place and pane, nothing else (rules 13 to 16).
 
@@ -262,6 +273,7 @@ __all__ = [
     "DeadLetter",
     "Decoded",
     "Engine",
+    "Limited",
     "Parts",
     "PlaceRegistry",
     "Reading",

@@ -63,6 +63,18 @@ class StreamRun:
             self._wm[block.part] = max(self._wm[block.part], block.last_wm)
         self.watermark = max(self.watermark, min(self._wm.values()))
 
+    def attach(self, source: Source, now: int) -> None:
+        """An input joins, with a partition of its own, from the stream's published watermark on (rule 7)."""
+        self.ingest.attach(Input(source.input, source.input), now)
+        self.know(source)
+
+    def know(self, source: Source) -> None:
+        """The source of an input that joined, now or before the checkpoint."""
+        self.sources[source.input] = source
+        self._wm.setdefault(source.input, self.ingest.partitions[source.input].wm)
+        self.engine.join(source.input)
+        self.parts = tuple(self._wm)
+
     def taken(self) -> list[Stamped]:
         kept, self.kept, self.pending = self.kept, [], 0
         return kept

@@ -106,6 +106,10 @@ class PolarsEngine:
         if block.ended and len(self._wm) > 1:
             del self._wm[block.part]
 
+    def join(self, part: str) -> None:
+        """A partition that was not there at the start; it is where the others are."""
+        self._wm.setdefault(part, self.watermark)
+
     def take(self) -> list[Rows]:
         return [grouped.take(self.watermark) for grouped in self._grouped]
 
