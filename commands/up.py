@@ -232,7 +232,7 @@ class Live:
     def go(self, now: int) -> None:
         """`now`: the instant up to which the past is caught up."""
         self.board.update(None, None, (), open_frame(self.run.brain.episodes), self.health(), self.clock())
-        began, at = time.monotonic(), self.run.now.at
+        began, at = time.monotonic(), self.run.intake.now.at
         again = self.run.resume()
         if self.run.counts.steps:
             print(
@@ -241,32 +241,32 @@ class Live:
                 flush=True,
             )
         walled = self.options.start is None
-        if walled and now - self.run.now.at > MOST_CAUGHT_UP_MS:
+        if walled and now - self.run.intake.now.at > MOST_CAUGHT_UP_MS:
             skipped = now - CATCH_UP_MS
             print(
-                f"citybrain: warning: off since {iso(self.run.now.at)}; what the city sent until {iso(skipped)} is skipped: at "
-                f"most {MOST_CAUGHT_UP_MS // HOUR_MS} h are caught up",
+                f"citybrain: warning: off since {iso(self.run.intake.now.at)}; what the city sent until {iso(skipped)} is "
+                f"skipped: at most {MOST_CAUGHT_UP_MS // HOUR_MS} h are caught up",
                 file=sys.stderr,
                 flush=True,
             )
-            self.run.skip(skipped)
+            self.run.intake.skip(skipped)
         self.catch_up(now)
         if walled and self.options.until is None:
             # Meanwhile time went on: twice more, and what is left is a second or two.
             for _ in range(2):
                 self.catch_up(int(time.time() * 1000))
-            self.clock.set(max(self.run.now.at, int(time.time() * 1000)))
+            self.clock.set(max(self.run.intake.now.at, int(time.time() * 1000)))
         else:
-            self.clock.set(self.run.now.at)
+            self.clock.set(self.run.intake.now.at)
         if self.stop.is_set():
             return
         self.board.release()
         self.clock.go()
         while not self.stop.is_set():
             now = self.clock()
-            if walled and now - self.run.now.at > MINUTE_MS:  # a sleeping machine
+            if walled and now - self.run.intake.now.at > MINUTE_MS:  # a sleeping machine
                 self.catch_up(now)
-            due = self.run.now.at + self.beat_ms
+            due = self.run.intake.now.at + self.beat_ms
             if due <= now or self.ends(now):
                 began = time.monotonic()
                 while due <= now:
@@ -291,7 +291,7 @@ class Live:
         """The time before now: each stream's events as they arrived, a beat a minute. The first stride is short, so that
         the first provisional numbers show at once."""
         stride = MINUTE_MS
-        while (at := self.run.now.at) < now:
+        while (at := self.run.intake.now.at) < now:
             stride_end = min(at + stride, now)
             while at < stride_end:
                 at = min(at + MINUTE_MS, stride_end)

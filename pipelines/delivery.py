@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 
 import polars as pl
 
@@ -26,16 +26,13 @@ from pipelines.episodes import Transition
 from pipelines.failpoints import reached
 from pipelines.indicator import Indicator, Panes
 from pipelines.ingest import COUNTERS, saved_places
-from pipelines.journal import CheckpointError, Journal, Recovered
+from pipelines.intake import Intake, Now, Opener, Plan
+from pipelines.journal import Journal, Recovered
 from pipelines.model import (
     NEVER,
-    Decoded,
-    Limited,
     Parts,
     PlaceRegistry,
-    Remembering,
     Rows,
-    Source,
     Stamped,
     prefixed,
     under,
@@ -51,8 +48,6 @@ COMMIT_EVENTS: Final = 1_000_000
 """Events of a replayed step: large enough that the fixed cost of an insert does not matter."""
 FARTHEST_MS: Final = 31 * DAY_MS
 """How long time may go on after the last event of a replay."""
-READ_EVENTS: Final = 250_000
-"""Events of a replay that are stamped and grouped in one go: few enough for the processor's cache."""
 
 
 class Store(Protocol):
@@ -62,32 +57,6 @@ class Store(Protocol):
     def submit(self, batch: Batch) -> None: ...
     def call(self, action: Callable[[], None]) -> None: ...
     def flush(self) -> None: ...
-
-
-@dataclass(slots=True)
-class Plan:
-    """All that decides what a step is. `files`: each input is read up to its position; `close`: the inputs have ended;
-    `live`: the beats are done again."""
-
-    step: int
-    kind: Literal["files", "close", "live"]
-    positions: dict[str, int]
-    ended: list[str]
-    now: int = 0
-    beats: list[list[Any]] = field(default_factory=list)
-    """In their order: ["poll", clock, positions afterwards], ["tick", clock], ["skip", clock], ["attach", clock, input,
-    stream]."""
-    until: int | None = None
-
-
-class Now:
-    """The clock of sources that make their records by time: stands at the beat that is being done."""
-
-    def __init__(self, at: int) -> None:
-        self.at = at
-
-    def __call__(self) -> int:
-        return self.at
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +97,12 @@ class Run:
         drop: Callable[[str, int], int] | None = None,
         remember_ms: int = REMEMBER_MS,
         now: Now | None = None,
-        opener: Callable[[str, str], Source] | None = None,
+        opener: Opener | None = None,
         durable: Durable | None = None,
     ) -> None:
         self.city, self.store, self.epoch, self.publish = city, store, epoch, publish
         self._older, self._cases, self.commit_events = older, cases, commit_events
-        self.now = now or Now(start)
-        self.durable, self._opener = durable, opener
+        self.durable = durable
         saved = durable.recovered.parts if durable is not None and durable.recovered is not None else {}
         by_stream: dict[str, list[Attached]] = {}
         for one in attached:
@@ -142,7 +110,7 @@ class Run:
         self.registries = {name: PlaceRegistry() for name in by_stream}
         for name, registry in self.registries.items():
             # Before anybody else gives codes: rows and states of the checkpoint are told by them.
-            for place in saved_places(under(saved, f"stream/{name}/")):
+            for place in saved_places(under(saved, f"intake/stream/{name}/")):
                 registry.code(place)
         known = {s.name: s for s in streams}
         used = {name: known[name] for name in by_stream}
@@ -172,8 +140,7 @@ class Run:
         self.finished = False
         self.born = epoch
         """The epoch in which the run began: rows of older ones are not its own."""
-        self.positions: dict[str, int] = {name: 0 for s in self.streams.values() for name in s.sources}
-        self._beats: list[list[Any]] = []
+        self.intake = Intake(self.streams, now or Now(start), self.counts, opener)
         self._floor: dict[str, int] = {}
         """Positions at the base of the running generation of the checkpoint; of an earlier process they are not known."""
         self._outbox: tuple[Transition, ...] = ()
@@ -181,47 +148,29 @@ class Run:
         if saved:
             self._restore(saved)
 
-    @property
-    def sources(self) -> dict[str, Source]:
-        return {name: source for stream in self.streams.values() for name, source in stream.sources.items()}
-
     # ------------------------------------------------------------ the checkpoint
     def _saved(self, whole: bool) -> Parts:
         """The state between two steps, by name: all, or what changed since the last call (None: gone)."""
         assert self.durable is not None
         run = {
             "step": self.counts.steps, "epoch": self.epoch, "born": self.born, "finished": self.finished,
-            "identity": self.durable.identity, "now": self.now.at, "positions": dict(self.positions),
+            "identity": self.durable.identity,
             "dropped": {name: dict(kept.dropped) for name, kept in self.retention.items()},
             "counts": self.counts.saved(), "outbox": [asdict(transition) for transition in self._outbox],
         }  # fmt: skip
         parts: Parts = {"run": run}
-        for name, stream in self.streams.items():
-            parts |= prefixed(f"stream/{name}/", stream.saved(whole))
-        for name, source in self.sources.items():
-            if isinstance(source, Remembering):
-                parts |= prefixed(f"source/{name}/", source.saved(whole))
+        parts |= prefixed("intake/", self.intake.saved(whole))
         return parts | prefixed("brain/", self.brain.saved(whole))
 
     def _restore(self, saved: Parts) -> None:
         run = saved["run"]
-        self.born, self.finished, self.now.at = run["born"], run["finished"], run["now"]
-        self.positions |= run["positions"]
+        self.born, self.finished = run["born"], run["finished"]
         self.counts.load(run["counts"])
         for name, kept in self.retention.items():
             kept.dropped |= run["dropped"].get(name, {})
         self._outbox = tuple(Transition(**told) for told in run["outbox"])
-        for name, stream in self.streams.items():
-            if mine := under(saved, f"stream/{name}/"):
-                stream.load(mine, self.now.at)
-            for joined in stream.ingest.feeds.keys() - stream.sources.keys():
-                stream.know(self._opened(joined, name))
+        self.intake.load(under(saved, "intake/"))
         self._seen = self._visible()
-        for name, source in self.sources.items():
-            if isinstance(source, Remembering):
-                source.load(under(saved, f"source/{name}/"), self.positions[name], self.now.at)
-            elif self.positions[name]:
-                source.seek(self.positions[name])
         self.brain.load(under(saved, "brain/"), self._stored_cases)
 
     def resume(self) -> int:
@@ -231,7 +180,7 @@ class Run:
             return 0
         plans = self.durable.recovered.plans if self.durable.recovered is not None else []
         self.store.call(partial(self.durable.journal.begin, self._saved(whole=True), plans))
-        self._floor = dict(self.positions)
+        self._floor = dict(self.intake.positions)
         for kept in self.retention.values():
             for rollup, before in kept.dropped.items():
                 if before > NEVER:
@@ -245,9 +194,7 @@ class Run:
     def _again(self, plan: Plan) -> None:
         match plan.kind:
             case "files":
-                for stream in self.streams.values():
-                    while (name := stream.ingest.wanted()) is not None and not self._at(plan, stream):
-                        self._read(stream, name)
+                self.intake.files_again(plan, self.commit_events)
                 self._commit(plan, *self._taken(), again=True)
             case "close":
                 self._close(plan, again=True)
@@ -255,32 +202,14 @@ class Run:
                 for kind, now, *rest in plan.beats:
                     match kind:
                         case "poll":
-                            self.poll(now, rest[0])
+                            self.intake.poll(now, rest[0])
                         case "tick":
                             self.tick(now)
                         case "skip":
-                            self.skip(now)
+                            self.intake.skip(now)
                         case "attach":
-                            self.attach(self._opened(*rest), now)
+                            self.intake.attach(self.intake.opened(*rest), now)
                 self._commit(plan, *self._taken(), again=True)
-
-    def _at(self, plan: Plan, stream: StreamRun) -> bool:
-        """Whether the stream's files were read as far as a planned step read them."""
-        for name in stream.sources:
-            if self.positions[name] > plan.positions[name]:
-                raise CheckpointError(
-                    f"{name} was read up to record {plan.positions[name]} in the interrupted step, and is cut in another way "
-                    "now: it was changed, or citybrain was; start over (--fresh)"
-                )
-        ended = {name for name in stream.sources if stream.ingest.feeds[name].ended}
-        return ended == set(plan.ended) & stream.sources.keys() and all(
-            self.positions[name] == plan.positions[name] for name in stream.sources
-        )
-
-    def _planned(self, kind: Literal["files", "close", "live"], now: int = 0, until: int | None = None) -> Plan:
-        ended = [name for s in self.streams.values() for name, feed in s.ingest.feeds.items() if feed.ended]
-        beats, self._beats = self._beats, []
-        return Plan(self.counts.steps + 1, kind, dict(self.positions), ended, now, beats, until)
 
     # ------------------------------------------------------------ a finite run
     def replay(self, until: int | None = None, progress: Callable[[Run], None] | None = None) -> Counts:
@@ -289,14 +218,14 @@ class Run:
         if not self.finished:
             for stream in self.streams.values():
                 while (name := stream.ingest.wanted()) is not None:
-                    self._read(stream, name)
+                    self.intake.read(stream, name, self.commit_events)
                     if stream.pending >= self.commit_events:
                         self.step(0)
                         if progress is not None:
                             progress(self)
                 if stream.pending:
                     self.step(0)
-            self._close(self._planned("close", until=until))
+            self._close(self.intake.planned(self.counts.steps + 1, "close", until=until))
         self.store.flush()
         return self.counts
 
@@ -321,78 +250,16 @@ class Run:
             rows = [r for s in self.streams.values() for r in s.engine.take()]
         self._commit(plan, rows, closing, again=again)
 
-    def _read(self, stream: StreamRun, name: str) -> None:
-        """One block of the file that is to be read next; several at once while it is the only one."""
-        source, started = stream.sources[name], time.perf_counter()
-        blocks: list[Decoded] = []
-        size = 0
-        while size < min(READ_EVENTS, self.commit_events) and not source.ended:
-            decoded = source.read()
-            if decoded is not None:
-                blocks.append(decoded)
-                size += len(decoded.events)
-            if len(stream.sources) > 1 and blocks:
-                break
-        read = time.perf_counter()
-        out: list[Stamped] = []
-        if blocks:
-            self.positions[name] = blocks[-1].next_position
-            out += stream.ingest.push(_one(blocks), 0, last=source.ended)
-        elif source.ended:
-            out += stream.ingest.end(name, 0)
-        if source.ended:
-            source.close()
-        ingested = time.perf_counter()
-        stream.add(out)
-        self.counts.spent(read=read - started, ingest=ingested - read, engine=time.perf_counter() - ingested)
-
     # ------------------------------------------------------------ a live run
-    def poll(self, now: int, limits: Mapping[str, int] | None = None) -> int:
-        """Takes in what the sources have now, of those that have limits up to them; returns how many records that were."""
-        self.now.at = now
-        taken = 0
-        for stream in self.streams.values():
-            for name, source in stream.sources.items():
-                if isinstance(source, Limited):
-                    source.limit = None if limits is None else limits[name]
-                while limits is None or self.positions[name] < limits[name]:
-                    decoded = source.read()
-                    if decoded is None:
-                        break
-                    taken += decoded.records
-                    self.positions[name] = decoded.next_position
-                    stream.add(stream.ingest.push(decoded, now))
-        self._beats.append(["poll", now, dict(self.positions)])
-        return taken
+    def poll(self, now: int) -> int:
+        """Takes in what the sources have now; returns how many records that were."""
+        return self.intake.poll(now)
 
     def tick(self, now: int) -> None:
-        """Once a second: time goes on where nothing comes (rule 8)."""
-        for stream in self.streams.values():
-            stream.add(stream.ingest.tick(now))
-            self.brain.listened(stream.stream.name, stream.watermark, stream.watermark)
-        self._beats.append(["tick", now])
-
-    def skip(self, now: int) -> None:
-        """What sources that make their records by time would have sent until then is left out."""
-        self.now.at = now
-        for source in self.sources.values():
-            if isinstance(source, Remembering):
-                source.skip(now)
-        self._beats.append(["skip", now])
-
-    def attach(self, source: Source, now: int) -> None:
-        """An input that joins a live run."""
-        self.streams[source.stream].attach(source, now)
-        self.positions[source.input] = 0
-        self._beats.append(["attach", now, source.input, source.stream])
-
-    def _opened(self, name: str, stream: str) -> Source:
-        if self._opener is None:
-            raise CheckpointError(
-                f"input {name!r} of stream {stream!r} belongs to the interrupted run and was not given; start it with the same "
-                "inputs"
-            )
-        return self._opener(name, stream)
+        """Once a second or so: time goes on where nothing comes (rule 8)."""
+        self.intake.tick(now)
+        for name, stream in self.streams.items():
+            self.brain.listened(name, stream.watermark, stream.watermark)
 
     def provisional(self) -> pl.DataFrame:
         """Readings of the open windows with what came so far; for screens only."""
@@ -402,7 +269,8 @@ class Run:
     def step(self, now: int) -> Step | None:
         """What became known since the last step: judged, stored, and published once it is durable."""
         live = next(iter(self.streams.values())).ingest.live
-        return self._commit(self._planned("live" if live else "files", now), *self._taken())
+        plan = self.intake.planned(self.counts.steps + 1, "live" if live else "files", now)
+        return self._commit(plan, *self._taken())
 
     def _taken(self) -> tuple[list[Rows], dict[str, int]]:
         started = time.perf_counter()
@@ -438,7 +306,7 @@ class Run:
             started = time.perf_counter()
         reached("step_judged")
         self._outbox = tuple(transition for part in parts for transition in part.transitions)
-        self._beats = []
+        self.intake.beats = []
         self.finished = plan.kind == "close"
         self._seen = self._visible()
         old = [
@@ -497,14 +365,12 @@ class Run:
 
         self.store.call(write)
         if whole:
-            floor, self._floor = self._floor, dict(self.positions)
+            floor, self._floor = self._floor, dict(self.intake.positions)
             self.store.call(partial(self._commit_positions, floor))
 
     def _commit_positions(self, floor: Mapping[str, int]) -> None:
         """What lies before the older one of the two checkpoints is not read again."""
-        for name, source in self.sources.items():
-            if isinstance(source, Limited) and name in floor:
-                source.commit(floor[name])
+        self.intake.commit(floor)
         reached("inputs_committed")
 
     def _publish(self, parts: Sequence[Step]) -> None:
@@ -559,20 +425,6 @@ class Run:
 
 class TooFar(ValueError):
     """Time was to go on after the last event for longer than anybody waits."""
-
-
-def _one(blocks: Sequence[Decoded]) -> Decoded:
-    """Blocks of one input that follow each other, as one."""
-    if len(blocks) == 1:
-        return blocks[0]
-    return Decoded(
-        blocks[0].input,
-        blocks[0].stream,
-        pl.concat([b.events for b in blocks]),
-        tuple(x for b in blocks for x in b.refused),
-        blocks[-1].next_position,
-        sum(b.records for b in blocks),
-    )
 
 
 __all__ = ["Attached", "Batch", "Counts", "Durable", "Now", "Plan", "Run", "Store", "TooFar"]
