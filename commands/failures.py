@@ -5,10 +5,13 @@ from __future__ import annotations
 from commands.inputs import UserError
 from connectors.formats import FormatError
 from connectors.mapping import MappingError
+from connectors.tokens import TokenError
 from dashboards.serve import CannotServe
 from pipelines.catalogue import CatalogueError
 from pipelines.delivery import DamagedEpoch, TooFar
 from pipelines.pack import PackError
+from pipelines.spool import SpoolOwned
+from pipelines.spool_segment import SpoolDamaged
 from sinks.difference import NothingCompared
 from sinks.errors import StoreError, StoreOwned
 
@@ -22,7 +25,9 @@ WRONG = (
     TooFar,
     NothingCompared,
     StoreOwned,
+    SpoolOwned,
+    TokenError,
     FileNotFoundError,
     LookupError,
 )
-FAILED = (StoreError, DamagedEpoch, OSError)
+FAILED = (StoreError, DamagedEpoch, SpoolDamaged, OSError)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
 import threading
 from bisect import bisect_right
@@ -23,8 +22,6 @@ from pipelines.model import Decoded
 from pipelines.spool_answers import Answers
 from pipelines.spool_opening import open_segments
 from pipelines.spool_segment import LOST, Answer, Packed, Segment
-
-log = logging.getLogger(__name__)
 
 MAX_BYTES: Final = 1 << 30
 SEGMENT_BYTES: Final = 32 << 20
@@ -82,7 +79,9 @@ class Spool:
         self._answers = Answers()
         self._segments: list[Segment] = []
         self._fd = -1
-        self._unusable: str | None = None
+        self._closed = False
+        self._marked = 0
+        self._uncut = False
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder_fd = os.open(folder, os.O_RDONLY)
         try:
@@ -99,7 +98,7 @@ class Spool:
     def close(self) -> None:
         """Ends what is being appended, then lets another process open the spool. Later appends are refused."""
         with self._writing:
-            self._unusable = "the spool is closed"
+            self._closed = True
             for fd in (self._fd, self._folder_fd):
                 if fd >= 0:
                     os.close(fd)
@@ -181,7 +180,8 @@ class Spool:
             if fresh:
                 self._write(fresh)
         except BaseException as error:
-            self._cut()
+            with contextlib.suppress(OSError):  # then the next append tries again
+                self._cut()
             if not isinstance(error, Exception):
                 raise
             for waiting in fresh or group:
@@ -217,8 +217,10 @@ class Spool:
         return None
 
     def _write(self, fresh: list[_Waiting]) -> None:
-        if self._unusable is not None:
-            raise OSError(self._unusable)
+        if self._closed:
+            raise OSError("the spool is closed")
+        if self._uncut:
+            self._cut()
         if self._segments[-1].length >= self.segment_bytes:
             self._roll()
         tail = self._segments[-1]
@@ -229,6 +231,7 @@ class Spool:
         length = segments.write(self._fd, tail.length, parts)
         reached("spool_written")
         segments.sync(self._fd)
+        self._marked = length
         segments.write_mark(self._fd, length)
         reached("spool_synced")
         with self._lock:
@@ -256,14 +259,13 @@ class Spool:
 
     def _cut(self) -> None:
         """Takes back what a failed append wrote, so that the next one begins behind the last durable batch."""
-        if self._unusable is not None:
-            return
-        try:
-            os.ftruncate(self._fd, self._segments[-1].length)
-            segments.write_mark(self._fd, self._segments[-1].length)
-        except OSError as error:
-            self._unusable = f"{self.folder} can no longer be written to ({error}); restart when the disk is well"
-            log.error("%s", self._unusable)
+        self._uncut = True
+        length = self._segments[-1].length
+        os.ftruncate(self._fd, length)
+        if self._marked > length:
+            segments.write_mark(self._fd, length)
+            self._marked = length
+        self._uncut = False
 
     def trim(self, position: int) -> None:
         """Deletes the files whose records all lie before `position`; the newest file stays, and with it the numbering."""

@@ -50,9 +50,10 @@ class ArrowIpc:
         for batch in _batches(file):
             self._check(batch.schema)
             names = [name for name in wanted(self.stream) if name in batch.schema.names]
-            chosen = batch.select(names)
-            # Offsets and codes that lead outside a buffer would be followed.
+            # Without the metadata of fields, which Polars would take for its own and trust.
+            chosen = pa.RecordBatch.from_arrays([batch.column(name) for name in names], names=names)
             try:
+                # Offsets and codes that lead outside a buffer would be followed.
                 chosen.validate(full=True)
             except pa.ArrowInvalid as error:
                 raise FormatError(f"this Arrow file or stream is damaged: {error}") from None

@@ -533,11 +533,12 @@ print(good + 1)
     spool.close()
 
 
-def test_a_spool_that_cannot_be_cut_refuses_until_it_is_opened_again(
+def test_what_cannot_be_cut_off_is_cut_off_before_the_next_append(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool = opened(tmp_path)
     spool.append(batch("x", 1), 1)
+    size = spool.held_bytes
 
     def broken(*_: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
@@ -545,13 +546,34 @@ def test_a_spool_that_cannot_be_cut_refuses_until_it_is_opened_again(
     with monkeypatch.context() as patch:
         patch.setattr(segments, "sync", broken)
         patch.setattr(os, "ftruncate", broken)
-        with pytest.raises(OSError, match="Input/output"):
-            spool.append(batch("y", 1), 1)
-    with pytest.raises(OSError, match="can no longer be written to"):
-        spool.append(batch("y", 1), 1)
+        for _ in range(2):
+            with pytest.raises(OSError, match="Input/output"):
+                spool.append(batch("long enough to be seen", 9), 1)
+        assert next(tmp_path.glob("*.spool")).stat().st_size > size
+    spool.append(batch("y", 1), 1)
     spool.close()
     again = opened(tmp_path)
-    assert [p for _, p, _ in everything(again)][:1] == ["x"]
+    assert [p for _, p, _ in everything(again)] == ["x", "y"] and again.recovered is None
+    again.close()
+
+
+def test_a_mark_that_was_written_for_a_failed_append_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = opened(tmp_path)
+    spool.append(batch("x", 1), 1)
+
+    def broken(name: str) -> None:
+        if name == "spool_synced":
+            raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.spool.reached", broken)
+        with pytest.raises(OSError, match="Input/output"):
+            spool.append(batch("y", 1), 1)
+    spool.close()
+    again = opened(tmp_path)
+    assert [p for _, p, _ in everything(again)] == ["x"]
     again.close()
 
 
