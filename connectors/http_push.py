@@ -23,8 +23,9 @@ from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from connectors.push_access import source_of
 from connectors.push_body import ENCODINGS, MAX_BODY, MEDIA_TYPES, Decoders, content_of
-from connectors.tokens import NAME, TokenError, Tokens
+from connectors.tokens import Tokens
 from pipelines.model import Decoded
 from pipelines.problem import MEDIA_TYPE, Problem
 from pipelines.spool import MAX_BYTES, SEGMENT_BYTES, KeyReused, Spool, SpoolFull
@@ -52,7 +53,7 @@ class Push:
     """The push inputs of one process. Opening it opens the spools that earlier runs left; `close` ends it.
 
     `clock` gives the run's now (UTC ms), which becomes the arrival. `on_new` is called once for each spool made later,
-    on a thread of the pool and before its first record is acknowledged.
+    on a thread of the pool and before its first record is acknowledged; it must not wait for other pushes.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Push:
         self._bounds = {"max_bytes": max_bytes, "segment_bytes": segment_bytes}
         self._decoders = {name: Decoders.of(stream) for name, stream in streams.items()}
         self._spools: dict[tuple[str, str], Spool] = {}
-        self._making = threading.Lock()
+        self._making = threading.RLock()
         self._large = threading.Semaphore(LARGE)
         self._pool = ThreadPoolExecutor(THREADS, "push")
         self._waiting = self._waiting_bytes = 0
@@ -100,7 +101,8 @@ class Push:
 
     async def receive(self, stream: str, request: Request) -> Response:
         """The answer to one request. Problem for what is refused before anything is stored."""
-        source = self._source(request)
+        wanted = request.query_params.get("source")
+        source = source_of(self._tokens, request.headers.get("authorization", ""), wanted)
         if stream not in self._decoders:
             known = ", ".join(sorted(self._decoders))
             raise Problem(404, f"stream {stream[:80]!r} is unknown; there are {known}", streams=sorted(self._decoders))
@@ -134,35 +136,6 @@ class Push:
             self._waiting_bytes -= len(body)
         return Response(told, status, media_type="application/json" if status < 400 else MEDIA_TYPE)
 
-    def _source(self, request: Request) -> str:
-        """The source that the request's token may push for."""
-        challenge = {"WWW-Authenticate": 'Bearer realm="citybrain"'}
-        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not secret.strip():
-            raise Problem(
-                401, "a token is needed: Authorization: Bearer ...; `citybrain token add` makes one", headers=challenge
-            )
-        try:
-            token = self._tokens.find(secret.strip())
-        except TokenError as error:
-            log.error("%s", error)
-            raise Problem(503, "the server cannot use its tokens; its log says why") from None
-        if token is None:
-            challenge["WWW-Authenticate"] += ', error="invalid_token"'
-            raise Problem(401, "the token is unknown or was removed", headers=challenge)
-        wanted = request.query_params.get("source")
-        sources = token.sources
-        if not sources or (wanted is not None and wanted not in sources):
-            scope = f"ingest:{wanted[:80] if wanted else 'SOURCE'}"
-            challenge["WWW-Authenticate"] += ', error="insufficient_scope"'
-            raise Problem(403, f"the token {token.name!r} does not have the scope {scope!r}", headers=challenge)
-        if wanted is None and len(sources) > 1:
-            raise Problem(400, f"the token may push for {', '.join(sources)}; say which with ?source=NAME")
-        source = wanted or sources[0]
-        if not NAME.fullmatch(source):
-            raise Problem(403, "the token's scope names a source that is not allowed; make it anew")
-        return source
-
     async def _read(self, request: Request, body: bytearray) -> None:
         """The body as it was sent, bounded in size and time, and counted in what all requests may hold."""
         length = request.headers.get("content-length", "")
@@ -195,6 +168,8 @@ class Push:
             known = self._known(source, stream, key, digest)
             if known is not None:
                 return known
+            if (spool := self._spools.get((source, stream))) is not None and spool.full:
+                raise _full(spool)
             decoded = self._decoded(source, stream, media, encoding, body)
             status, told = _answer(decoded)
             answer = Answer(key, digest, status, told.decode()) if key else None
@@ -244,8 +219,7 @@ class Push:
         try:
             first, told = spool.append(decoded, self._clock(), answer)
         except SpoolFull:
-            detail = f"the spool of {spool.input!r} is full; send again later"
-            raise Problem(429, detail, headers={"Retry-After": FULL_S}) from None
+            raise _full(spool) from None
         except KeyReused:
             raise _reused() from None
         except OSError as error:
@@ -269,6 +243,10 @@ def _answer(decoded: Decoded) -> tuple[int, bytes]:
 
 def _too_large() -> Problem:
     return Problem(413, f"the body has more than {MAX_BODY} bytes; send several", headers={"Connection": "close"})
+
+
+def _full(spool: Spool) -> Problem:
+    return Problem(429, f"the spool of {spool.input!r} is full; send again later", headers={"Retry-After": FULL_S})
 
 
 def _busy() -> Problem:

@@ -82,7 +82,10 @@ class Spool:
         self._closed = False
         self._marked = 0
         self._uncut = False
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for path in missing:
+            segments.sync_folder(path.parent)
         self._folder_fd = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(self._folder_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -123,8 +126,8 @@ class Spool:
 
     @property
     def full(self) -> bool:
-        """Whether the next append raises SpoolFull."""
-        return self.held_bytes > self.max_bytes
+        """Whether appends raise SpoolFull; those that came before may have passed the bound by a batch each."""
+        return self.held_bytes >= self.max_bytes
 
     def segment(self, position: int) -> Segment | None:
         """The file with that durable record, or where it is lost the one after it; None at the end.
@@ -157,8 +160,8 @@ class Spool:
             raise ValueError("there is no record to append")
         waiting = _Waiting(segments.packed(decoded, arrival, answer), answer)
         known = answer and self.answer(answer.key)
-        if not known and self.held_bytes + waiting.packed.size > self.max_bytes:
-            raise SpoolFull(f"the spool of {self.input!r} holds {self.held_bytes} bytes of at most {self.max_bytes}")
+        if not known and self.full:
+            raise SpoolFull(f"the spool of {self.input!r} holds {self.held_bytes} bytes, {self.max_bytes} are allowed")
         with self._lock:
             self._waiting.append(waiting)
         with self._writing:

@@ -82,10 +82,6 @@ class Packed:
     sizes: tuple[int, int, int]
     body: bytes
 
-    @property
-    def size(self) -> int:
-        return _BATCH.size + len(self.body)
-
     def header(self, first: int) -> bytes:
         rest = _BATCH.pack(_TAG, 0, zlib.crc32(self.body), first, self.count, self.arrival, *self.sizes)[_COVERED:]
         return _TAG + struct.pack("<I", zlib.crc32(rest)) + rest

@@ -232,6 +232,13 @@ def test_a_token_of_several_sources_names_one(server: Server) -> None:
     assert [name for name, *_ in server.push.inputs()] == ["push:b:link"]
 
 
+@pytest.mark.parametrize("scope", ["ingest:../../x", "ingest:", "ingest:a/b", "ingest:A"])
+def test_a_source_of_a_file_written_by_hand_never_becomes_a_path(server: Server, scope: str) -> None:
+    server.tokens.path.write_text(server.tokens.path.read_text().replace("ingest:vans", scope))
+    problem(server.post(ndjson(event())), 403)
+    assert [p.name for p in server.folder.iterdir()] == ["tokens.json"]
+
+
 def test_a_token_file_that_others_may_read_stops_pushing(server: Server) -> None:
     server.tokens.path.chmod(0o644)
     detail = problem(server.post(ndjson(event())), 503)
