@@ -117,7 +117,7 @@ class Batch:
     arrival: int
     answer: Answer | None
     events: pl.DataFrame
-    """As `Decoded.events`, with `arrival`."""
+    """As `Decoded.events`, but with record numbers from 1 and places as String."""
     refused: tuple[DeadLetter, ...]
 
 
@@ -135,14 +135,9 @@ def packed(decoded: Decoded, arrival: int, answer: Answer | None) -> Packed:
 
 
 def unpacked(header: Header, body: bytes, source: str, stream: str) -> Batch:
-    """A batch with the record numbers of its spool."""
+    """A batch as it was packed; only its dead letters have the numbers of the spool."""
     before, (told, events, _) = header.first - 1, header.sizes
     frame = pl.read_ipc_stream(io.BytesIO(body[told : told + events]))
-    frame = frame.with_columns(
-        pl.col("record") + before,
-        pl.col("place").cast(pl.Categorical()),
-        pl.lit(header.arrival, pl.Int64).alias("arrival"),
-    )
     letters = tuple(
         DeadLetter(source, _moved(position, before), stream, reason, detail, payload, kind, header.arrival)
         for position, reason, detail, payload, kind in orjson.loads(body[told + events :])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
+import numpy as np
 import polars as pl
 
 from pipelines import spool_segment as segments
@@ -12,7 +13,7 @@ from pipelines.model import DeadLetter, Decoded
 from pipelines.spool import Spool
 from pipelines.spool_segment import Batch, Segment
 
-READ_BYTES: Final = 8 << 20
+READ_BYTES: Final = 4 << 20
 READ_BATCHES: Final = 200
 """A read joins small batches, up to so many and so many bytes of them."""
 
@@ -45,6 +46,7 @@ class SpoolSource:
         """The next batches, joined; the first and the last may be parts of one."""
         stop = self._spool.end if self.limit is None else min(self.limit, self._spool.end)
         frames: list[pl.DataFrame] = []
+        batches: list[Batch] = []
         refused: list[DeadLetter] = []
         self._bytes = 0
         position = self._position
@@ -54,12 +56,13 @@ class SpoolSource:
                 break
             until = min(batch.end, stop)
             frames.append(_part(batch, position, until))
+            batches.append(batch)
             refused += (x for x in batch.refused if position <= _record(x) < until)
             position = until
         if not frames:
             return None
         self._position = position
-        events = pl.concat(frames)
+        events = _numbered(frames, batches)
         return Decoded(self.input, self.stream, events, tuple(refused), position, events.height + len(refused))
 
     def _batch_at(self, position: int) -> Batch:
@@ -101,6 +104,17 @@ def _part(batch: Batch, position: int, until: int) -> pl.DataFrame:
     """The events of records [position, until)."""
     if position <= batch.first and until == batch.end:
         return batch.events
-    record = batch.events["record"]
-    low, high = int(record.search_sorted(position)), int(record.search_sorted(until))
+    record, before = batch.events["record"], batch.first - 1
+    low, high = int(record.search_sorted(position - before)), int(record.search_sorted(until - before))
     return batch.events[low:high]
+
+
+def _numbered(frames: list[pl.DataFrame], batches: list[Batch]) -> pl.DataFrame:
+    """Parts of batches as one frame, with the record numbers of the spool and each batch's arrival."""
+    heights = [frame.height for frame in frames]
+    before = pl.Series(np.repeat([batch.first - 1 for batch in batches], heights), dtype=pl.Int64)
+    arrival = pl.Series(np.repeat([batch.arrival for batch in batches], heights), dtype=pl.Int64)
+    joined = pl.concat(frames, rechunk=True)
+    return joined.with_columns(
+        pl.col("record") + before, pl.col("place").cast(pl.Categorical()), arrival.alias("arrival")
+    )

@@ -22,11 +22,13 @@ from hypothesis import strategies as st
 from connectors.formats.decoded import finish, frame_of
 from pipelines import spool_answers
 from pipelines import spool_segment as segments
-from pipelines.model import DeadLetter, Decoded
+from pipelines.ingest import Ingest
+from pipelines.model import DeadLetter, Decoded, PlaceRegistry
 from pipelines.spool import KeyReused, Spool, SpoolFull, SpoolOwned
 from pipelines.spool_segment import Answer, SpoolDamaged
 from pipelines.spool_source import SpoolSource
 from pipelines.streams import LINK
+from pipelines.watermark import Input
 
 ROOT = Path(__file__).resolve().parents[2]
 INPUT = "push:a:link"
@@ -214,6 +216,19 @@ def test_concurrent_appends_share_fsyncs_and_get_numbers_of_their_own(
     print(f"80 appends, {syncs} fsyncs")
     assert syncs < 40
     spool.close()
+
+
+def test_the_arrival_and_not_the_time_of_reading_decides_what_lies_ahead(spool: Spool) -> None:
+    """Rule 6: what was from the future when it came stays so, however late it is read; and nothing else becomes so."""
+    minute = 60_000
+    spool.append(batch("x", 1), 1_001 - 5 * minute)
+    spool.append(batch("y", 1), 1_000 - 5 * minute)
+    decoded = SpoolSource(spool).read()
+    assert decoded is not None
+    ingest = Ingest(LINK, [Input(INPUT, "p0")], live=True, registry=PlaceRegistry(), start=0)
+    (run,) = ingest.push(decoded, 10**10)
+    assert run.events is not None and run.events.height == 1 and ingest.counters["quarantined"] == 1
+    assert [x.position for x in ingest.dead_letters()] == ["2"]
 
 
 # Idempotency -----------------------------------------------------------------------------------------------------------
