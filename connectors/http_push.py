@@ -35,8 +35,8 @@ from pipelines.streams import Stream
 log = logging.getLogger(__name__)
 
 THREADS: Final = 8
-LARGE: Final = 2
-"""So many compressed bodies are decompressed and decoded at a time: each may become 64 MiB."""
+LARGE: Final = 1
+"""So many compressed bodies are decompressed and decoded at a time: one may become 64 MiB."""
 MAX_WAITING: Final = 64
 MAX_WAITING_BYTES: Final = 64 << 20
 """Requests under way, and the bytes of their bodies; one more is answered with 429."""
@@ -192,8 +192,16 @@ class Push:
         if encoding == "identity":
             decoded = decoders.decode(media, body, name)
         else:
+            refused: Problem | None = None
             with self._large:
-                decoded = decoders.decode(media, content_of(body, encoding), name)
+                try:
+                    decoded = decoders.decode(media, content_of(body, encoding), name)
+                except Problem as problem:
+                    # Its frames would keep what was decompressed until it is answered, and the next one is let in.
+                    refused = problem.with_traceback(None)
+                    refused.__context__ = None
+            if refused is not None:
+                raise refused
         if not decoded.records:
             raise Problem(422, "the body has no record; nothing was stored")
         return decoded
