@@ -25,6 +25,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+token = typer.Typer(help="Access tokens: who may push records to a running citybrain.", no_args_is_help=True)
+app.add_typer(token, name="token")
+
 Files = Annotated[
     list[Path],
     typer.Argument(help="Recorded files: NDJSON, CSV, Parquet or Arrow; gzip or zstd. Other columns need --map."),
@@ -289,6 +292,40 @@ def doctor(
     sys.stdout.write("".join(f"{line}\n" for line in found))
     if any(line.severity == "FAIL" for line in found):
         raise typer.Exit(1)
+
+
+TokenName = Annotated[str, typer.Argument(help="Name of the token, e.g. of the system that uses it.")]
+
+
+@token.command("add")
+def token_add(
+    name: TokenName,
+    scope: Annotated[
+        list[str], typer.Option(help="What it allows: ingest:SOURCE, read, ack or admin; may be given several times.")
+    ],
+    data: Data = None,
+    city: CityName = None,
+) -> None:
+    """Makes a token and prints its secret, once: only its hash is kept."""
+    from commands.token import add_text
+
+    sys.stdout.write(add_text(name, scope, data, city or "demo"))
+
+
+@token.command("list")
+def token_list(data: Data = None, city: CityName = None) -> None:
+    """The names and scopes of the tokens."""
+    from commands.token import list_text
+
+    sys.stdout.write(list_text(data, city or "demo"))
+
+
+@token.command("remove")
+def token_remove(name: TokenName, data: Data = None, city: CityName = None) -> None:
+    """Ends a token at once, in a running citybrain too."""
+    from commands.token import remove_text
+
+    sys.stdout.write(remove_text(name, data, city or "demo"))
 
 
 def main() -> NoReturn:

@@ -13,11 +13,13 @@ from typing import Final
 
 from benchmarks.data import Data
 from benchmarks.live import DISORDER_MS
+from benchmarks.push import BAR
 from benchmarks.runs import Program, Runs, faster, interleaved, once
 from benchmarks.table import Row
 
 LINK_PANE_S: Final = 300
 HELP_S: Final = 0.4
+PUSH_S: Final = 10
 
 
 @dataclass(slots=True)
@@ -224,6 +226,22 @@ def live(bench: Bench) -> list[Row]:
     ]
 
 
+def push(bench: Bench) -> list[Row]:
+    """Pushes over HTTP by four clients: events/s that are acknowledged, each after its fsync, and how soon."""
+    runs = Runs([once(Program("push", "push", {"clients": 4, "seconds": PUSH_S})) for _ in range(min(bench.rounds, 3))])
+    rates, half, bar = ([float(a[name]) for a in runs.answers] for name in ("rate", "half_p99_ms", "bar_p99_ms"))
+    bench.remarks.append(
+        f"push: batches of 5,000 events; at full rate p99 {runs.of('full_p99_ms'):.0f} ms, at half of it p50 "
+        f"{runs.of('half_p50_ms'):.0f} ms; server {runs.of('server_cpu_us_an_event'):.2f} us of CPU an event; the spools "
+        f"held exactly the {sum(a['acknowledged'] for a in runs.answers)} events that were acknowledged"
+    )
+    return [
+        Row("push: acknowledged", "events/s", rates, required=BAR),
+        Row(f"push: p99 at {BAR // 2:,} events/s", "ms", bar, required=100, bar="at most"),
+        Row("push: p99 at half of what is possible", "ms", half, goal=100, bar="at most"),
+    ]
+
+
 def help_(bench: Bench) -> list[Row]:
     """The command line answers at once."""
     seconds = []
@@ -244,5 +262,6 @@ CASES: Final[dict[str, Callable[[Bench], list[Row]]]] = {
     "memory": memory,
     "places": places,
     "live": live,
+    "push": push,
     "help": help_,
 }

@@ -20,6 +20,7 @@ import orjson
 import polars as pl
 
 from benchmarks.live import live
+from benchmarks.push import push
 from benchmarks.threads import ThreadClock
 
 PANE_MS: Final = 300_000
@@ -154,6 +155,7 @@ def places(path: str, pack: str, places: int) -> Answer:
 
 PROGRAMS: Final[dict[str, Callable[..., Answer]]] = {
     "product": product, "chdb": chdb, "chdb_air": chdb_air, "polars": polars, "places": places, "live": live,
+    "push": push,
 }  # fmt: skip
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from commands.inputs import UserError
 from connectors.formats import FormatError
 from connectors.mapping import MappingError
+from connectors.tokens import TokenError
 from dashboards.serve import CannotServe
 from pipelines.catalogue import CatalogueError
 from pipelines.delivery import TooFar
 from pipelines.epoch import DamagedEpoch
 from pipelines.journal import CheckpointError
 from pipelines.pack import PackError
+from pipelines.spool import SpoolOwned
+from pipelines.spool_segment import SpoolDamaged
 from sinks.difference import NothingCompared
 from sinks.errors import StoreError, StoreOwned
 
@@ -24,7 +27,9 @@ WRONG = (
     TooFar,
     NothingCompared,
     StoreOwned,
+    SpoolOwned,
+    TokenError,
     FileNotFoundError,
     LookupError,
 )
-FAILED = (StoreError, DamagedEpoch, CheckpointError, OSError)
+FAILED = (StoreError, DamagedEpoch, CheckpointError, SpoolDamaged, OSError)

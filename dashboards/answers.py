@@ -15,9 +15,9 @@ from fastapi import Query
 from starlette.responses import Response
 
 from dashboards.board import PROTOCOL, Board
-from dashboards.problems import Problem
 from dashboards.reader import Reader
 from dashboards.tiles import iso
+from pipelines.problem import Problem
 
 log = logging.getLogger(__name__)
 

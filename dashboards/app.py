@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import FastAPI, Header
+from fastapi import APIRouter, FastAPI, Header
 from starlette.responses import Response
 
 from dashboards import problems, stream
@@ -35,8 +35,9 @@ def create_app(
     *,
     page: Page | None = None,
     heartbeat_s: float = stream.HEARTBEAT_S,
+    routers: Sequence[APIRouter] = (),
 ) -> FastAPI:
-    """The application over one board; `serve` runs it. `app.state.board` is the board."""
+    """The application over one board; `serve` runs it. `app.state.board` is the board, `routers` are served as well."""
     app = FastAPI(
         title="citybrain",
         version=f"v{PROTOCOL}",
@@ -58,6 +59,8 @@ def create_app(
     add_alerts(app, board, store)
     add_live(app, board, heartbeat_s)
     add_run(app, board, metrics)
+    for router in routers:
+        app.include_router(router)
     app.add_middleware(Head, stream="/api/v1/stream")
     app.add_middleware(SecurityHeaders)
     return app

@@ -5,27 +5,16 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Iterable
-from http import HTTPStatus
 from typing import Any
 
-import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from pipelines.problem import MEDIA_TYPE, Problem
+
 log = logging.getLogger(__name__)
-
-
-class Problem(Exception):
-    """A request that cannot be answered: `detail` says which value, what is allowed and what to do."""
-
-    def __init__(self, status: int, detail: str, *, headers: dict[str, str] | None = None, **more: Any) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
-        self.headers = headers
-        self.more = more
 
 
 def unknown(what: str, value: str, allowed: Iterable[str]) -> Problem:
@@ -37,9 +26,7 @@ def unknown(what: str, value: str, allowed: Iterable[str]) -> Problem:
 
 
 def response(status: int, detail: str, *, headers: dict[str, str] | None = None, **more: Any) -> Response:
-    title = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "Error"
-    body = {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}
-    return Response(orjson.dumps(body), status, headers, media_type="application/problem+json")
+    return Response(Problem(status, detail, **more).document(), status, headers, media_type=MEDIA_TYPE)
 
 
 def install(app: FastAPI) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 
 import polars as pl
 
+from pipelines.failpoints import reached
 from sinks.backup_writer import repair_by_backup
 from sinks.connection import Connection
 from sinks.ddl import FIXED, Table, quoted
@@ -61,6 +62,7 @@ def migrate(
         if step.version > have:
             for statement in step.statements:
                 connection.command(statement)
+                reached("store_migrated")
             now = "INSERT INTO schema_version SELECT {version}, now64(3, 'UTC')"
             connection.command(now.format(version=int(step.version)))
             done.append(f"schema version {step.version}: {step.what}")
@@ -114,6 +116,7 @@ def _generated(connection: Connection, database: str, table: Table, fsync: bool)
                 before = _definition(connection, again)
     if not columns:
         connection.command(table.create(fsync=fsync))
+        reached("store_migrated")
         done.append(f"{table.name}: created")
     else:
         done += _alter(connection, table, columns, before, now)

@@ -36,8 +36,10 @@ def commands() -> str:
         "Generated from `citybrain.py`; do not edit. Exit codes: 0 fine, 1 the run failed, 2 the input is wrong.",
         "",
     ]
-    names = list(get_command(app).commands)  # type: ignore[attr-defined]
-    for arguments in ([], *([name] for name in names)):
+    pages: list[list[str]] = [[]]
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        pages += [[name], *([name, inner] for inner in getattr(command, "commands", ()))]
+    for arguments in pages:
         shown = runner.invoke(
             app, [*arguments, "--help"], env={"COLUMNS": "110", "TERM": "dumb", "NO_COLOR": "1"}, prog_name="citybrain"
         )

@@ -50,11 +50,22 @@ class ArrowIpc:
         for batch in _batches(file):
             self._check(batch.schema)
             names = [name for name in wanted(self.stream) if name in batch.schema.names]
-            yield cast(pl.DataFrame, pl.from_arrow(batch.select(names)))
+            # Without the metadata of fields, which Polars would take for its own and trust.
+            chosen = pa.RecordBatch.from_arrays([batch.column(name) for name in names], names=names)
+            try:
+                # Offsets and codes that lead outside a buffer would be followed.
+                chosen.validate(full=True)
+            except pa.ArrowInvalid as error:
+                raise FormatError(f"this Arrow file or stream is damaged: {error}") from None
+            yield cast(pl.DataFrame, pl.from_arrow(chosen))
 
     def _check(self, schema: pa.Schema) -> None:
         optional = {c.name for c in self.stream.columns if c.nullable}
         for name, kind in wanted(self.stream).items():
+            if schema.names.count(name) > 1:
+                raise FormatError(
+                    f"column {name!r} is there {schema.names.count(name)} times; readers disagree on which counts"
+                )
             if name not in schema.names:
                 if name in optional:
                     continue

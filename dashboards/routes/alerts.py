@@ -10,7 +10,7 @@ from starlette.responses import Response
 from dashboards.alerts import episode_entry, transition_entry
 from dashboards.answers import Cursor, Limit, Name, Store, answer, from_cursor, to_cursor
 from dashboards.board import Board
-from dashboards.problems import Problem
+from pipelines.problem import Problem
 
 TRANSITIONS_SHOWN: Final = 1_000
 

@@ -12,9 +12,9 @@ from starlette.responses import Response
 from dashboards import problems
 from dashboards.answers import Cursor, Limit, Name, Store, answer, from_cursor, to_cursor
 from dashboards.board import SCREEN_KINDS, Board
-from dashboards.problems import Problem
 from dashboards.tiles import Tile, rows, tile
 from pipelines.catalogue import STREAMS
+from pipelines.problem import Problem
 from pipelines.streams import HOUR_MS
 
 PLACE_KINDS: Final = tuple(dict.fromkeys((*SCREEN_KINDS, *(level for s in STREAMS for level in s.levels))))

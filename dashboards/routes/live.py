@@ -11,8 +11,8 @@ from dashboards import problems, stream
 from dashboards.answers import answer, matches
 from dashboards.board import Board
 from dashboards.metrics import Metrics
-from dashboards.problems import Problem
 from dashboards.ring import Topic
+from pipelines.problem import Problem
 
 
 def add_live(app: FastAPI, board: Board, heartbeat_s: float) -> None:

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 
 from dashboards.answers import Store, to_cursor
 from dashboards.page import SECURITY, read_page
-from dashboards.problems import Problem
 from dashboards.serve import CannotServe, PortBusy, Serving, listen, serve
+from pipelines.problem import Problem
 from tests.unit.dashboard_fakes import (
     DISTRICTS,
     MINUTE,

@@ -22,7 +22,10 @@ def read(name: str) -> str:
 def undocumented(page: str) -> tuple[list[str], int]:
     """Commands, arguments and options of the program that a page does not show under their command; how many there are."""
     missing, looked = [], 0
-    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+    known = dict(get_command(app).commands)  # type: ignore[attr-defined]
+    for name, group in list(known.items()):
+        known |= {f"{name} {inner}": command for inner, command in getattr(group, "commands", {}).items()}
+    for name, command in known.items():
         section = re.search(rf"^## citybrain {name}\n(.*?)(?=^## |\Z)", page, re.M | re.S)
         shown = section[1] if section else ""
         for option in command.params:

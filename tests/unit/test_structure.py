@@ -19,7 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 WRAPPED = {
     "clickhouse_connect": {"sinks"},
     "chdb": {"sinks"},
-    "fastapi": {"dashboards"},
+    "fastapi": {"dashboards", "connectors"},
     "uvicorn": {"dashboards"},
     "prometheus_client": {"dashboards"},
     "pyarrow": {"connectors", "sinks"},

@@ -1,0 +1,284 @@
+"""HTTP push: `POST /ingest/v1/{stream}` takes records into a spool and answers 202 when they are durable.
+
+The input partition is `push:<source>:<stream>`; the source is what the bearer token may push for. `docs/push.md` has
+the limits and errors. Bodies are decompressed, decoded and stored on a few threads; beyond what these can take the
+answer is 429, so that a flood costs its senders and not the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import re
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import polars as pl
+from fastapi import APIRouter, Request
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from connectors.push_access import source_of
+from connectors.push_body import ENCODINGS, MAX_BODY, MEDIA_TYPES, Decoders, content_of
+from connectors.tokens import Tokens
+from pipelines.model import Decoded
+from pipelines.problem import MEDIA_TYPE, Problem
+from pipelines.spool import MAX_BYTES, SEGMENT_BYTES, KeyReused, Spool, SpoolFull
+from pipelines.spool_segment import Answer
+from pipelines.streams import Stream
+
+log = logging.getLogger(__name__)
+
+THREADS: Final = 8
+LARGE: Final = 1
+"""So many compressed bodies are decompressed and decoded at a time: one may become 64 MiB."""
+MAX_WAITING: Final = 64
+MAX_WAITING_BYTES: Final = 64 << 20
+"""Requests under way, and the bytes of their bodies; one more is answered with 429."""
+BODY_S: Final = 30.0
+"""How long a body may take to arrive."""
+TOLD_ERRORS: Final = 20
+FULL_S: Final = "10"
+BUSY_S: Final = "1"
+KEY: Final = re.compile(r"[!-~]{1,128}")
+OnNew = Callable[[str, str, Spool], None]
+
+
+class Push:
+    """The push inputs of one process. Opening it opens the spools that earlier runs left; `close` ends it.
+
+    `clock` gives the run's now (UTC ms), which becomes the arrival. `on_new` is called once for each spool made later,
+    on a thread of the pool and before its first record is acknowledged; it must not wait for other pushes.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        streams: Mapping[str, Stream],
+        tokens: Tokens,
+        clock: Callable[[], int],
+        *,
+        on_new: OnNew | None = None,
+        max_bytes: int = MAX_BYTES,
+        segment_bytes: int = SEGMENT_BYTES,
+    ) -> None:
+        """`folder` gets a folder a source and in it a spool a stream, each of at most `max_bytes`."""
+        self.folder, self.on_new = folder, on_new
+        self._tokens, self._clock = tokens, clock
+        self._bounds = {"max_bytes": max_bytes, "segment_bytes": segment_bytes}
+        self._decoders = {name: Decoders.of(stream) for name, stream in streams.items()}
+        self._spools: dict[tuple[str, str], Spool] = {}
+        self._making = threading.RLock()
+        self._large = threading.Semaphore(LARGE)
+        self._pool = ThreadPoolExecutor(THREADS, "push")
+        self._waiting = self._waiting_bytes = 0
+        self._closed = False
+        for path in sorted(folder.glob("*/*")):
+            source, stream = path.parent.name, path.name
+            if stream in streams:
+                self._spools[source, stream] = Spool(path, f"push:{source}:{stream}", stream, **self._bounds)
+            else:
+                log.warning("%s belongs to stream %r, which this version does not have; it is left alone", path, stream)
+
+    def inputs(self) -> list[tuple[str, str, Spool]]:
+        """(input name, stream, spool) of every spool there is."""
+        with self._making:
+            return [(s.input, s.stream, s) for s in self._spools.values()]
+
+    def close(self) -> None:
+        """Answers what is under way, refuses what comes later, and closes the spools."""
+        self._closed = True
+        self._pool.shutdown()
+        for _, _, spool in self.inputs():
+            spool.close()
+
+    # On the event loop -----------------------------------------------------------------------------------------------
+
+    async def receive(self, stream: str, request: Request) -> Response:
+        """The answer to one request. Problem for what is refused before anything is stored."""
+        wanted = request.query_params.get("source")
+        source = source_of(self._tokens, request.headers.get("authorization", ""), wanted)
+        if stream not in self._decoders:
+            known = ", ".join(sorted(self._decoders))
+            raise Problem(404, f"stream {stream[:80]!r} is unknown; there are {known}", streams=sorted(self._decoders))
+        media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media not in MEDIA_TYPES:
+            raise Problem(
+                415, f"Content-Type {media[:80]!r} is not taken; send {' or '.join(MEDIA_TYPES)}",
+                headers={"Accept": ", ".join(MEDIA_TYPES)},
+            )  # fmt: skip
+        encoding = request.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ENCODINGS:
+            raise Problem(
+                415, f"Content-Encoding {encoding[:80]!r} is not taken; send gzip, zstd or none",
+                headers={"Accept-Encoding": "gzip, zstd"},
+            )  # fmt: skip
+        keys = request.headers.getlist("idempotency-key")
+        if len(keys) > 1 or (keys and not KEY.fullmatch(keys[0])):
+            raise Problem(400, "Idempotency-Key is not allowed; send one, of 1 to 128 visible ASCII characters")
+        if self._closed:
+            raise Problem(503, "the server is ending; send again later", headers={"Retry-After": FULL_S})
+        if self._waiting >= MAX_WAITING:
+            raise _busy()
+        self._waiting += 1
+        body = bytearray()
+        try:
+            await self._read(request, body)
+            work = (source, stream, media, encoding, bytes(body), keys[0] if keys else None)
+            status, told = await asyncio.get_running_loop().run_in_executor(self._pool, self._take, *work)
+        finally:
+            self._waiting -= 1
+            self._waiting_bytes -= len(body)
+        return Response(told, status, media_type="application/json" if status < 400 else MEDIA_TYPE)
+
+    async def _read(self, request: Request, body: bytearray) -> None:
+        """The body as it was sent, bounded in size and time, and counted in what all requests may hold."""
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > MAX_BODY:
+            raise _too_large()
+        try:
+            async with asyncio.timeout(BODY_S):
+                async for chunk in request.stream():
+                    if len(body) + len(chunk) > MAX_BODY:
+                        raise _too_large()
+                    if self._waiting_bytes + len(chunk) > MAX_WAITING_BYTES:
+                        raise _busy()
+                    body += chunk
+                    self._waiting_bytes += len(chunk)
+        except TimeoutError:
+            raise Problem(
+                408,
+                f"the body did not arrive within {BODY_S:.0f} s; send smaller ones",
+                headers={"Connection": "close"},
+            ) from None
+
+    # On a thread of the pool -----------------------------------------------------------------------------------------
+
+    def _take(
+        self, source: str, stream: str, media: str, encoding: str, body: bytes, key: str | None
+    ) -> tuple[int, bytes]:
+        """Status and body of the answer to a request whose body is here."""
+        try:
+            digest = hashlib.sha256(b"\0".join((media.encode(), encoding.encode(), body))).hexdigest() if key else ""
+            known = self._known(source, stream, key, digest)
+            if known is not None:
+                return known
+            if (spool := self._spools.get((source, stream))) is not None and spool.full:
+                raise _full(spool)
+            decoded = self._decoded(source, stream, media, encoding, body)
+            status, told = _answer(decoded)
+            answer = Answer(key, digest, status, told.decode()) if key else None
+            return self._stored(self._spool(source, stream), decoded, answer) or (status, told)
+        except pl.exceptions.PanicException as error:
+            # It is no Exception and would end the server's loop.
+            raise RuntimeError(f"decoding a push to stream {stream!r} failed: {error}") from None
+
+    def _known(self, source: str, stream: str, key: str | None, digest: str) -> tuple[int, bytes] | None:
+        spool = self._spools.get((source, stream))
+        known = None if spool is None or key is None else spool.answer(key)
+        if known is None:
+            return None
+        if known.digest != digest:
+            raise _reused()
+        return known.status, known.body.encode()
+
+    def _decoded(self, source: str, stream: str, media: str, encoding: str, body: bytes) -> Decoded:
+        name, decoders = f"push:{source}:{stream}", self._decoders[stream]
+        if encoding == "identity":
+            decoded = decoders.decode(media, body, name)
+        else:
+            refused: Problem | None = None
+            with self._large:
+                try:
+                    decoded = decoders.decode(media, content_of(body, encoding), name)
+                except Problem as problem:
+                    # Its frames would keep what was decompressed until it is answered, and the next one is let in.
+                    refused = problem.with_traceback(None)
+                    refused.__context__ = None
+            if refused is not None:
+                raise refused
+        if not decoded.records:
+            raise Problem(422, "the body has no record; nothing was stored")
+        return decoded
+
+    def _spool(self, source: str, stream: str) -> Spool:
+        spool = self._spools.get((source, stream))
+        if spool is not None:
+            return spool
+        with self._making:
+            if (source, stream) not in self._spools:
+                made = Spool(self.folder / source / stream, f"push:{source}:{stream}", stream, **self._bounds)
+                if self.on_new is not None:
+                    try:
+                        self.on_new(made.input, made.stream, made)
+                    except BaseException:
+                        made.close()
+                        raise
+                self._spools[source, stream] = made
+            return self._spools[source, stream]
+
+    def _stored(self, spool: Spool, decoded: Decoded, answer: Answer | None) -> tuple[int, bytes] | None:
+        """Returns when the records are durable; the earlier answer if the key was stored meanwhile."""
+        try:
+            first, told = spool.append(decoded, self._clock(), answer)
+        except SpoolFull:
+            raise _full(spool) from None
+        except KeyReused:
+            raise _reused() from None
+        except OSError as error:
+            log.error("%s cannot be appended to: %s", spool.folder, error)
+            detail = "the records could not be stored (the disk may be full); nothing was taken, send again later"
+            raise Problem(503, detail, headers={"Retry-After": FULL_S}) from None
+        return None if first is not None or told is None else (told.status, told.body.encode())
+
+
+def _answer(decoded: Decoded) -> tuple[int, bytes]:
+    """202 with what became of the records; 422 where all are bad (they are stored as dead letters all the same)."""
+    errors = [
+        {"record": int(x.position), "reason": x.reason, "detail": x.detail} for x in decoded.refused[:TOLD_ERRORS]
+    ]
+    counts: dict[str, Any] = {"accepted": decoded.events.height, "rejected": len(decoded.refused), "errors": errors}
+    if decoded.events.height:
+        return 202, orjson.dumps(counts)
+    detail = f"all {len(decoded.refused)} records are bad; they were kept as dead letters"
+    return 422, Problem(422, detail, **counts).document()
+
+
+def _too_large() -> Problem:
+    return Problem(413, f"the body has more than {MAX_BODY} bytes; send several", headers={"Connection": "close"})
+
+
+def _full(spool: Spool) -> Problem:
+    return Problem(429, f"the spool of {spool.input!r} is full; send again later", headers={"Retry-After": FULL_S})
+
+
+def _busy() -> Problem:
+    return Problem(
+        429, "the server has as many pushes under way as it can; send again", headers={"Retry-After": BUSY_S}
+    )
+
+
+def _reused() -> Problem:
+    return Problem(422, "this Idempotency-Key was used for another body; each body needs a key of its own")
+
+
+def push_router(push: Push) -> APIRouter:
+    """The route; every error of it is an RFC 9457 problem, whatever application it is in."""
+    router = APIRouter()
+
+    @router.post("/ingest/v1/{stream}", status_code=202, response_class=Response)
+    async def ingest(stream: str, request: Request) -> Response:
+        """Takes canonical NDJSON or an Arrow IPC stream; 202 when it is durable."""
+        try:
+            return await push.receive(stream, request)
+        except Problem as problem:
+            return Response(problem.document(), problem.status, problem.headers, media_type=MEDIA_TYPE)
+        except ClientDisconnect:
+            return Response(None, 400)
+
+    return router
