@@ -17,8 +17,10 @@ import polars as pl
 
 from commands.durable import folder_of, opened
 from commands.inputs import UserError, city_of, made_folder
+from connectors.http_push import Push, push_router
 from connectors.simulator import GENERATORS
 from connectors.simulator_source import sources
+from connectors.tokens import Tokens
 from dashboards.app import create_app
 from dashboards.board import Board, StreamHealth
 from dashboards.metrics import Metrics
@@ -28,12 +30,14 @@ from pipelines.brain import Step
 from pipelines.delivery import Attached, Batch, Durable, Now, Run
 from pipelines.episodes import EpisodeBook
 from pipelines.epoch import next_epoch
-from pipelines.journal import recover
+from pipelines.journal import CheckpointError, recover
 from pipelines.model import EPISODES_SCHEMA, NEVER
 from pipelines.readings import NO_READINGS
 from pipelines.retention import FINE_FOR_MS
-from pipelines.streams import HOUR_MS, MINUTE_MS
+from pipelines.spool_source import SpoolSource
+from pipelines.streams import HOUR_MS, MINUTE_MS, Stream
 from pipelines.watermark import Input
+from sinks.backup import serve_requests
 from sinks.clickhouse import ClickHouseSink
 from sinks.errors import StoreError
 from sinks.writer import StoreThread
@@ -150,13 +154,17 @@ def run(options: Options, stop: threading.Event) -> None:
         stored = sink.latest_cells().filter(pl.col("window_end") <= now).cast(NO_READINGS.schema)
         board.update(stored, None, (), None, {}, clock())
         metrics = Metrics(board)
+        streams = {s.name: s for s in catalogue.STREAMS}
+        pushed = Pushed(folder, streams, clock if options.start is not None else wall_ms)
         serving = serve(
-            create_app(board, indicators, city, History(sink), metrics), options.host, options.port, sock=sock
+            create_app(board, indicators, city, History(sink), metrics, routers=[push_router(pushed.push)]),
+            options.host,
+            options.port,
+            sock=sock,
         )
         print(f"citybrain: {city.en} at {serving.url}  (Ctrl-C ends it; store: {folder})", flush=True)
         store = StoreThread(sink)
         try:
-            streams = {s.name: s for s in catalogue.STREAMS}
             made = sources(city, streams, beat(), beat, seed=options.seed)
             run = Run(
                 city,
@@ -172,18 +180,53 @@ def run(options: Options, stop: threading.Event) -> None:
                 fine_for_ms=FINE_FOR_MS,
                 drop=sink.drop_before,
                 now=beat,
+                opener=pushed.opened,
                 durable=durable,
             )
-            Live(options, run, board, metrics, clock, stop).go(now)
+
+            def between() -> None:
+                serve_requests(folder, sink)
+
+            Live(options, run, board, metrics, clock, stop, pushed, between).go(now)
         except StoreError as error:
             board.fail("store", str(error))
             raise
         finally:
             serving.stop()
+            pushed.push.close()
             store.close()
     finally:
         sink.close()
     print("citybrain: ended", flush=True)
+
+
+def wall_ms() -> int:
+    return int(time.time() * 1000)
+
+
+class Pushed:
+    """What is pushed over HTTP as inputs of the run: those of earlier starts, and new ones as they come."""
+
+    def __init__(self, folder: Path, streams: dict[str, Stream], clock: Callable[[], int]) -> None:
+        self.push = Push(folder / "spool", streams, Tokens(folder), clock)
+        for name, _, spool in self.push.inputs():
+            if spool.recovered is not None:
+                print(f"citybrain: warning: {name}: {spool.recovered}", file=sys.stderr, flush=True)
+
+    def opened(self, name: str, stream: str) -> SpoolSource:
+        """The source of an input that the checkpoint knows."""
+        for known, of, spool in self.push.inputs():
+            if (known, of) == (name, stream):
+                return SpoolSource(spool)
+        raise CheckpointError(
+            f"the checkpoint goes on with input {name!r} of stream {stream!r}, whose spool is not below {self.push.folder}; put "
+            "it back from a backup (citybrain restore)"
+        )
+
+    def joining(self, run: Run) -> list[SpoolSource]:
+        """Sources of the inputs that the run does not know yet."""
+        known = run.intake.positions
+        return [SpoolSource(spool) for name, _, spool in self.push.inputs() if name not in known]
 
 
 def checkpoint(folder: Path, options: Options, city: str, now: int) -> Durable:
@@ -207,9 +250,19 @@ class Live:
     """
 
     def __init__(
-        self, options: Options, run: Run, board: Board, metrics: Metrics, clock: RunClock, stop: threading.Event
+        self,
+        options: Options,
+        run: Run,
+        board: Board,
+        metrics: Metrics,
+        clock: RunClock,
+        stop: threading.Event,
+        pushed: Pushed | None = None,
+        between: Callable[[], None] | None = None,
     ) -> None:
+        """`between` is called between two steps by the thread that writes."""
         self.options, self.board, self.metrics, self.clock, self.stop = options, board, metrics, clock, stop
+        self.pushed, self.between = pushed, between
         self.run = run
         run.publish = self.publish
         self.beat_ms = max(1, int(STEP_S * 1000 * options.speed))
@@ -284,6 +337,8 @@ class Live:
         return self.options.until is not None and now >= self.options.until
 
     def beat(self, at: int) -> None:
+        for source in self.pushed.joining(self.run) if self.pushed is not None else ():
+            self.run.intake.attach(source, at)
         self.run.poll(at)
         self.run.tick(at)
 
@@ -306,6 +361,8 @@ class Live:
 
     def step(self) -> None:
         self.run.step(self.clock())
+        if self.between is not None:
+            self.run.store.call(self.between)
         provisional = self.run.provisional()
         if self.first and len(provisional):
             self.first = False

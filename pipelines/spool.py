@@ -282,6 +282,7 @@ class Spool:
             for lost in self.folder.glob(f"*{LOST}"):
                 if lost.stem.isdigit() and int(lost.stem) < self.start:
                     lost.unlink()
+            reached("spool_trimmed")
             segments.sync_folder(self.folder)
             self._answers.forget(self.start)
 

@@ -25,11 +25,9 @@ class SpoolSource:
     batch does not have its checksum, LookupError where the position was trimmed.
     """
 
-    finite: Final = False
-    ended: Final = False
-
     def __init__(self, spool: Spool) -> None:
         self.input, self.stream = spool.input, spool.stream
+        self.finite = False
         self.limit: int | None = None
         self._spool = spool
         self._position = spool.start
@@ -87,6 +85,14 @@ class SpoolSource:
         self._bytes += len(body)
         self._batch = segments.unpacked(header, body, self.input, self.stream)
         return self._batch
+
+    @property
+    def ended(self) -> bool:
+        return False
+
+    def commit(self, position: int) -> None:
+        """Files whose records all lie before that position are deleted."""
+        self._spool.trim(position)
 
     def close(self) -> None:
         """Lets go of the file; the next `read` opens it again."""

@@ -29,7 +29,7 @@ QUERY_S: Final = 60
 """No query runs longer: a signal is seen only when the native call returns."""
 TRANSIENT: Final = frozenset((3, 107, 159, 202, 203, 209, 210, 241, 242, 252, 285, 319, 425, 999))
 STAGING: Final = "staging"
-OF_A_STORE: Final = frozenset(("status", "metadata", "store", STAGING))
+OF_A_STORE: Final = frozenset(("status", "metadata", "store", STAGING, "tokens.json", "spool"))
 VOLATILE: Final = frozenset(("status", "data", "tmp", STAGING))
 """What chDB and the driver make anew whenever a store is opened."""
 
