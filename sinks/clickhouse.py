@@ -112,8 +112,11 @@ class ClickHouseSink(Reader):
             {"database": self.address.database, "table": table, "before": before_ms},
         )
         with self._turn:
-            for (name,) in names.iter_rows():
-                self._writer.command(f"ALTER TABLE {quoted(table)} DROP PARTITION {int(name)}")
+            try:
+                for (name,) in names.iter_rows():
+                    self._writer.command(f"ALTER TABLE {quoted(table)} DROP PARTITION {int(name)}")
+            except ClickHouseError as error:
+                raise explained(error, self.address.shown, f"dropping months of {table}") from error
         return len(names)
 
     def close(self) -> None:

@@ -141,7 +141,7 @@ def explained(error: BaseException, where: str, doing: str) -> StoreError:
     match kind_of(error):
         case "configuration":
             todo = CONFIGURATION.get(code or 0, "check the address and what stands before the server")
-            return StoreRefused(f"{text}; {todo}. Nothing is written until then, and nothing of it is lost", code)
+            return StoreRefused(f"{text}; {todo}", code)
         case "transient" if disk_full(error):
             return StoreError(f"{text}; the disk is full: free some space, then go on; {AGAIN}")
         case _:

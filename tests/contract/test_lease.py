@@ -39,7 +39,7 @@ def readings(place: str, revision: int) -> pl.DataFrame:
     return pl.DataFrame([row], schema=READINGS_SCHEMA, orient="row")
 
 
-@pytest.fixture(params=["stand-in", *SERVERS])
+@pytest.fixture(params=["stand-in", *SERVERS], ids=lambda p: p if p == "stand-in" else "server")
 def sink(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ClickHouseSink]:
     """A migrated, empty store on a server."""
     if request.param == "stand-in":

@@ -21,6 +21,13 @@ OURS = "citybrain_contract_suite"
 """A table of this name marks a database as one that may be emptied."""
 
 
+def told() -> str:
+    """For people who read the end of a test run."""
+    if SERVERS:
+        return f"{Address.of(SERVERS[0]).shown}, and the stand-in"
+    return "no real one was at hand; a stand-in over chDB took its place (make test-server URL=...)"
+
+
 @contextmanager
 def emptied(dsn: str) -> Iterator[str]:
     """The address of the server's database, without tables before and after."""
