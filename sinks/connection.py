@@ -148,6 +148,8 @@ def _client(address: Address, answer_s: float) -> Any:
     try:
         client: Any = clickhouse_connect.get_client(
             dsn=address.dsn,
+            # Else the driver takes TLS from the port alone, and sends the password of https://host:9443 in clear.
+            interface=urlsplit(address.dsn).scheme,
             database=address.database,
             autogenerate_session_id=False,
             dedicated_pool=True,

@@ -30,9 +30,9 @@ from tests.fakes.faults import Fault
 T = 1_772_323_200_000
 HANG_S = 0.25
 MIX = (
-    *[Fault("reset_before"), Fault("reset_after")] * 12,
-    *[Fault("unavailable"), faults.TOO_MANY_PARTS, faults.MEMORY, faults.DISK_FULL] * 10,
-    *[Fault("slow", seconds=0.005)] * 8,
+    *[Fault("reset_before"), Fault("reset_after")] * 24,
+    *[Fault("unavailable"), faults.TOO_MANY_PARTS, faults.MEMORY, faults.DISK_FULL] * 20,
+    *[Fault("slow", seconds=0.005)] * 16,
     Fault("hang_before", seconds=2 * HANG_S),
     Fault("hang_after", seconds=2 * HANG_S),
 )
@@ -47,7 +47,7 @@ def readings(first: int, n: int, revision: int = 1) -> pl.DataFrame:
 
 
 def quick(patience_s: float | None = 60, **more: object) -> Retry:
-    return Retry(patience_s, first_pause_s=0.001, longest_pause_s=0.01, **{"answer_s": HANG_S, **more})  # type: ignore[arg-type]
+    return Retry(patience_s, first_pause_s=0.001, longest_pause_s=0.008, **{"answer_s": HANG_S, **more})  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ def test_rows_that_the_store_cannot_take_are_put_aside(server: Server) -> None:
 
 
 def test_a_hung_server_holds_up_for_a_bounded_time_and_leaves_nothing(stand_in: StandIn) -> None:
-    answer_s, hangs = 0.05, 200
+    answer_s, hangs = 0.03, 200
     with ClickHouseSink(f"{stand_in.url}/city", fsync=False, retry=quick()) as sink:
         sink.migrate()
     with ClickHouseSink(f"{stand_in.url}/city", fsync=False, retry=quick(answer_s=answer_s)) as sink:
@@ -210,7 +210,7 @@ def test_a_hung_server_holds_up_for_a_bounded_time_and_leaves_nothing(stand_in: 
         stalled = time.monotonic() - started
         print(f"{hangs} hangs of a server: {stalled:.1f} s, {stalled / hangs * 1000:.0f} ms each")
         assert sink.retry.again_total >= hangs + 2
-        assert stalled < hangs * (answer_s + 0.0125 + 0.05)
+        assert stalled < hangs * (answer_s + 0.01 + 0.05)
         assert threading.active_count() <= threads
         assert len(os.listdir("/proc/self/fd")) <= files + 2
         stand_in.clear()
@@ -290,7 +290,7 @@ def test_a_server_that_restarts_between_writes(stand_in: StandIn) -> None:
             stand_in.end()
             threading.Timer(0.2, stand_in.start).start()
         sink.write("readings", readings(20, 10))
-        assert sink.counts()["readings"] == 30
+        assert sink.newest_readings()["place"].to_list() == [f"L{i:06}" for i in range(30)]
 
 
 def test_who_is_not_let_in_is_told_at_once(server: Server) -> None:
@@ -306,3 +306,20 @@ def test_who_is_not_let_in_is_told_at_once(server: Server) -> None:
     assert time.monotonic() - started < 2
     assert "secret" not in str(caught.value)
     assert caught.value.code == 516
+
+
+def test_faults_and_a_kill_at_once(stand_in: StandIn) -> None:
+    """Random faults by the control endpoint, and the server killed and started again among them."""
+    with ClickHouseSink(f"{stand_in.url}/city", fsync=False, retry=quick(answer_s=2.0)) as sink:
+        sink.migrate()
+        for i in range(60):
+            if i % 20 == 0:
+                stand_in.at_random(*MIX[:-2], p=0.5, seed=i)
+            sink.write("readings", readings(i * 5, 5))
+            if i == 30:
+                struck = stand_in.control()["struck"]
+                stand_in.end()
+                threading.Timer(0.1, stand_in.start).start()
+        stand_in.clear()
+        assert sum(struck.values()) > 5 and sum(stand_in.control()["struck"].values()) > 5
+        assert sink.newest_readings()["place"].to_list() == [f"L{i:06}" for i in range(300)]

@@ -90,8 +90,9 @@ class _Request(BaseHTTPRequestHandler):
             return None
         try:
             self._allowed(text, arguments)
-            self.server.seen[kind(text)] += 1
-            answer = _run(self.server.folder, arguments, statement, data)
+            with self.server.running():
+                self.server.seen[kind(text)] += 1
+                answer = _run(self.server.folder, arguments, statement, data)
         except Exception as error:
             says = str(error)
             says = says[max(says.find("Code: "), 0) :]
@@ -162,6 +163,30 @@ class Server(ThreadingHTTPServer):
         self.users: dict[str, User] = {}
         self.seen: Counter[str] = Counter()
         self.ending = threading.Event()
+        self._running = 0
+        self._quiet = threading.Condition()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Around a statement; none begins once the server is ending."""
+        with self._quiet:
+            if self.ending.is_set():
+                raise ConnectionAbortedError("Code: 236. DB::Exception: the server is shutting down")
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._quiet:
+                self._running -= 1
+                self._quiet.notify_all()
+
+    def end(self) -> None:
+        """Waits for the statements that run, which nobody may be waiting for any more, and lets go of the store."""
+        with self._quiet:
+            self.ending.set()
+            self._quiet.wait_for(lambda: self._running == 0, 30)
+        self.server_close()
+        self.keeper.close()
 
     def told(self, body: bytes) -> bytes:
         """The control endpoint."""
@@ -227,11 +252,9 @@ def serving(folder: Path) -> Iterator[Server]:
     try:
         yield server
     finally:
-        server.ending.set()
         server.shutdown()
-        server.server_close()
         thread.join()
-        server.keeper.close()
+        server.end()
 
 
 def main() -> None:
@@ -245,9 +268,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     print(server.server_port, flush=True)
     server.serve_forever(0.02)
-    server.ending.set()
-    server.server_close()
-    server.keeper.close()
+    server.end()
 
 
 if __name__ == "__main__":
