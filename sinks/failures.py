@@ -137,12 +137,13 @@ def explained(error: BaseException, where: str, doing: str) -> StoreError:
     if isinstance(error, StoreError):
         return error
     text = f"{doing} at {where} failed: {reason(error)}"
+    again = f"; {AGAIN}" if doing.startswith("writing") else ""
     code = getattr(error, "code", None)
     match kind_of(error):
         case "configuration":
             todo = CONFIGURATION.get(code or 0, "check the address and what stands before the server")
             return StoreRefused(f"{text}; {todo}", code)
         case "transient" if disk_full(error):
-            return StoreError(f"{text}; the disk is full: free some space, then go on; {AGAIN}")
+            return StoreError(f"{text}; the disk is full: free some space, then go on{again}")
         case _:
-            return StoreError(f"{text}; {AGAIN}")
+            return StoreError(text + again)
