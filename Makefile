@@ -5,12 +5,18 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check fix bench oracle clean
+.PHONY: run test test-server check fix bench oracle clean
 run: $(VENV)/.ready
 	@exec $(BIN)/citybrain up
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# The store's contract suite on a real ClickHouse server; it empties that database. The URL stays off the process list.
+test-server: export CITYBRAIN_SERVER := $(URL)
+test-server: $(VENV)/.ready
+	@test -n "$$CITYBRAIN_SERVER" || { echo "name a server: make test-server URL=https://user:password@host:8443/database" >&2; exit 2; }
+	@$(BIN)/python -m pytest tests/contract
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check .

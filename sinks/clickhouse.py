@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import difflib
 import threading
-import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
 import polars as pl
 from clickhouse_connect.driver.exceptions import ClickHouseError
+from pyarrow import ArrowInvalid
 
 from pipelines.rollup import Rollup
 from pipelines.streams import Stream
-from sinks.connection import Address, Connection, explained, transient
+from sinks.connection import Address, Connection
 from sinks.ddl import FIXED, Table, quoted, tables_of
-from sinks.errors import StoreError, StoreUnreachable
+from sinks.errors import StoreError, StoreRefused
+from sinks.failures import explained
 from sinks.frames import pieces, stored
 from sinks.frozen import Frozen, freeze
 from sinks.migrations import migrate, migrations
 from sinks.reader import Reader
+from sinks.retry import Retry, divided
 
 UNMERGED: Final = "parts_to_delay_insert = 1000000, parts_to_throw_insert = 1000000"
 
@@ -34,7 +36,9 @@ class ClickHouseSink(Reader):
     `write` may be called from several threads (they take turns); reads go through connections of their own.
     `keep_revisions` stops the merging of parts for as long as this process runs, so that no revision of a key goes
     and no merge competes with a replay: for a store that lives for one run. `fsync=False` is for measurements.
-    `patience_s` is for how long a write is sent again while the store answers that it cannot now.
+    `patience_s` is for how long a write is sent again while the store answers that it cannot now (None: for ever);
+    `retry`, if given, says that and more. `refused`, if given, is called with the table, the rows and the reason when
+    the store cannot take some rows of a frame; the others are written. Without it such a frame is a StoreError.
     """
 
     def __init__(
@@ -45,42 +49,52 @@ class ClickHouseSink(Reader):
         *,
         keep_revisions: bool = False,
         fsync: bool = True,
-        patience_s: float = 10.0,
+        patience_s: float | None = 10.0,
+        retry: Retry | None = None,
+        refused: Callable[[str, pl.DataFrame, str], None] | None = None,
     ) -> None:
         super().__init__(Address.of(dsn), tables_of(rollups, streams))
         self.keep_revisions = keep_revisions
         self.fsync = fsync
-        self.patience_s = patience_s
+        self.retry = retry or Retry(patience_s)
+        self.refused = refused
         # Never queried, so never closed by an error: while it is open no other process takes the embedded store.
         self._keeper = Connection(replace(self.address, database="default"))
-        self._writer = Connection(self.address)
+        self._writer = Connection(self.address, self.retry.answer_s)
         self._turn = threading.Lock()
         self.newest_revision = 0
         """The largest revision or step that this sink has written."""
 
     def migrate(self) -> tuple[str, ...]:
         """Brings the store to this version's schema; returns what was done, a line each (rule 16: also what was set
-        aside). Raises StoreOwned, StoreNewer, StoreDamaged, StoreError."""
+        aside). A user without DDL rights may call it when nothing is to be done. Raises StoreOwned, StoreNewer,
+        StoreDamaged, StoreRefused, StoreError."""
         generated = [t for t in self.tables.values() if t not in FIXED]
         with self._turn:
             self._refuse_closed()
-            self._keeper.open()
+            if self.address.path is not None:
+                self._keeper.open()
             self._ensure_database()
+            # Not the writer's connection: setting up may take longer than a write may.
+            connection = Connection(self.address)
             try:
-                done = migrate(self._writer, migrations(fsync=self.fsync), generated, fsync=self.fsync)
+                done = migrate(connection, migrations(fsync=self.fsync), generated, fsync=self.fsync)
                 if self.keep_revisions:
                     for table in self.tables:
-                        self._writer.command(f"SYSTEM STOP MERGES {quoted(table)}")
+                        connection.command(f"SYSTEM STOP MERGES {quoted(table)}")
                         # Without merges parts only grow in number, which else slows and then refuses inserts.
-                        self._writer.command(f"ALTER TABLE {quoted(table)} MODIFY SETTING {UNMERGED}")
+                        connection.command(f"ALTER TABLE {quoted(table)} MODIFY SETTING {UNMERGED}")
                 return done
             except ClickHouseError as error:
-                raise explained(error, self.address, "setting up the store") from error
+                raise explained(error, self.address.shown, "setting up the store") from error
+            finally:
+                connection.close()
 
     def write(self, table: str, frame: pl.DataFrame) -> None:
         """Writes a frame (times as Int64 UTC ms); durable when it returns, and harmless when it is repeated.
 
-        Raises LookupError (no such table), FrameRefused (nothing was written), StoreError (write it again, whole).
+        Raises LookupError (no such table), FrameRefused (nothing was written), StoreRefused (a person has to act),
+        StoreGivenUp, StoreError (write it again, whole).
         """
         declared = self._declared(table)
         ready = stored(declared, frame)
@@ -104,7 +118,7 @@ class ClickHouseSink(Reader):
             try:
                 return freeze(self._writer, self.address.path, name, self.newest_revision)
             except (ClickHouseError, OSError) as error:
-                raise explained(error, self.address, "making an image of the store") from error
+                raise explained(error, self.address.shown, "making an image of the store") from error
 
     def drop_before(self, table: str, before_ms: int) -> int:
         """Drops the monthly partitions of a table that lie wholly before that time (rule 26); returns how many."""
@@ -118,8 +132,11 @@ class ClickHouseSink(Reader):
             {"database": self.address.database, "table": table, "before": before_ms},
         )
         with self._turn:
-            for (name,) in names.iter_rows():
-                self._writer.command(f"ALTER TABLE {quoted(table)} DROP PARTITION {int(name)}")
+            try:
+                for (name,) in names.iter_rows():
+                    self._writer.command(f"ALTER TABLE {quoted(table)} DROP PARTITION {int(name)}")
+            except ClickHouseError as error:
+                raise explained(error, self.address.shown, f"dropping months of {table}") from error
         return len(names)
 
     def close(self) -> None:
@@ -143,27 +160,44 @@ class ClickHouseSink(Reader):
         return self.tables[name]
 
     def _insert(self, table: Table, frame: pl.DataFrame) -> None:
-        give_up = time.monotonic() + self.patience_s
-        pause = 0.1
-        while True:
-            try:
-                return self._writer.insert(quoted(table.name), frame)
-            except (ClickHouseError, OSError, StoreUnreachable) as error:
-                if not transient(error) or time.monotonic() + pause > give_up:
-                    raise explained(error, self.address, f"writing {len(frame)} rows of {table.name}") from error
-            time.sleep(pause)
-            pause = min(2 * pause, 5.0)
+        def send(part: pl.DataFrame) -> None:
+            self.retry.until_done(lambda: self._writer.insert(quoted(table.name), part))
+
+        try:
+            if self.refused is None:
+                return send(frame)
+            for rows, why in divided(send, frame):
+                self.refused(table.name, rows, why)
+        except (ClickHouseError, OSError, ArrowInvalid) as error:
+            raise explained(error, self.address.shown, f"writing {len(frame)} rows of {table.name}") from error
 
     def _ensure_database(self) -> None:
+        """Makes the database if it is missing; asks the database itself first, which every user may."""
         name = self.address.database
         if name == "default":
             return
-        connection = Connection(replace(self.address, database="default"))
         try:
-            known = "SELECT count() FROM system.databases WHERE name = {name:String}"
-            if not connection.query(known, {"name": name}).item():
-                connection.command(f"CREATE DATABASE IF NOT EXISTS {quoted(name)}")
-        except ClickHouseError as error:
-            raise explained(error, self.address, f"making the database {name}") from error
+            if self.address.path is None and self._answers():
+                return
+            connection = Connection(replace(self.address, database="default"))
+            try:
+                known = "SELECT count() FROM system.databases WHERE name = {name:String}"
+                if not connection.query(known, {"name": name}).item():
+                    connection.command(f"CREATE DATABASE IF NOT EXISTS {quoted(name)}")
+            finally:
+                connection.close()
+        except (ClickHouseError, StoreError) as error:
+            raise explained(error, self.address.shown, f"making the database {name}") from error
+
+    def _answers(self) -> bool:
+        """Whether the database is there; what else is wrong is raised."""
+        connection = Connection(self.address)
+        try:
+            connection.query("SELECT 1")
+        except (ClickHouseError, StoreRefused) as error:
+            if getattr(error, "code", None) != 81:
+                raise
+            return False
         finally:
             connection.close()
+        return True

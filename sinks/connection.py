@@ -9,6 +9,8 @@ session refuses parallel use (so there is none).
 from __future__ import annotations
 
 import fcntl
+import logging
+import math
 import os
 import re
 import tempfile
@@ -21,13 +23,17 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import clickhouse_connect
 import polars as pl
-from clickhouse_connect.driver.exceptions import ClickHouseError, DatabaseError, OperationalError
+import urllib3
+from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from sinks.errors import StoreError, StoreOwned, StoreUnreachable
+from sinks.failures import explained, kind_of
 
 QUERY_S: Final = 60
 """No query runs longer: a signal is seen only when the native call returns."""
-TRANSIENT: Final = frozenset((3, 107, 159, 202, 203, 209, 210, 241, 242, 252, 285, 319, 425, 999))
+ANSWER_S: Final = QUERY_S + 10
+"""How long an answer is waited for: a query that ended itself has answered by then."""
+CONNECT_S: Final = 5
 STAGING: Final = "staging"
 OF_A_STORE: Final = frozenset(("status", "metadata", "store", STAGING, "tokens.json", "spool"))
 VOLATILE: Final = frozenset(("status", "data", "tmp", STAGING))
@@ -72,10 +78,10 @@ def _database(name: str) -> str:
 
 
 class Connection:
-    """Opens on first use and again after any error. Not for two threads at once."""
+    """Opens on first use, and an embedded store again after any error. Not for two threads at once."""
 
-    def __init__(self, address: Address) -> None:
-        self.address = address
+    def __init__(self, address: Address, answer_s: float = ANSWER_S) -> None:
+        self.address, self.answer_s = address, answer_s
         self._client: Any = None
 
     def query(
@@ -90,9 +96,9 @@ class Connection:
         times = [name for name, dtype in frame.schema.items() if isinstance(dtype, pl.Datetime)]
         return frame.with_columns(pl.col(times).dt.cast_time_unit("ms").to_physical()) if times else frame
 
-    def command(self, sql: str) -> None:
+    def command(self, sql: str, parameters: Mapping[str, object] | None = None) -> None:
         with self._open() as client:
-            client.command(sql)
+            client.command(sql, parameters=dict(parameters) if parameters else None)
 
     def insert(self, table: str, frame: pl.DataFrame) -> None:
         """One Arrow insert. Keys that are in it twice are left to reading (FINAL): folding them costs a third more."""
@@ -112,12 +118,13 @@ class Connection:
     @contextmanager
     def _open(self) -> Iterator[Any]:
         if self._client is None:
-            self._client = _client(self.address)
+            self._client = _client(self.address, self.answer_s)
         try:
             yield self._client
         except BaseException:
-            # Measured: rows of the failed query come first in the answer to the next one on this handle.
-            self.close()
+            # Measured: rows of the failed query come first in the answer to the next one on a chDB handle.
+            if self.address.path is not None:
+                self.close()
             raise
 
     @contextmanager
@@ -134,51 +141,37 @@ class Connection:
             tempfile.tempdir = before
 
 
-def transient(error: BaseException) -> bool:
-    """Whether the same insert may succeed if it is sent again."""
-    if isinstance(error, StoreUnreachable):
-        return True
-    if isinstance(error, OperationalError) and error.code is None:
-        return True
-    # Code 252 has two meanings, and one of them is for ever.
-    return (
-        isinstance(error, DatabaseError)
-        and error.code in TRANSIENT
-        and "partitions for single INSERT" not in str(error)
-    )
-
-
-def explained(error: Exception, address: Address, doing: str) -> StoreError:
-    """A store error that says what failed and what to do about it."""
-    if isinstance(error, StoreError):
-        return error
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    todo = "the frame was not acknowledged and may be written again"
-    if getattr(error, "code", None) == 243 or (isinstance(error, OSError) and error.errno == 28):
-        todo = "the disk is full: free some space, then go on; " + todo
-    return StoreError(f"{doing} at {address.shown} failed: {text}; {todo}")
-
-
-def _client(address: Address) -> Any:
+def _client(address: Address, answer_s: float) -> Any:
     if address.path is not None:
         return _embedded(address.path, address)
+    # They write a traceback for every connection that fails; hours without a server are one line of ours.
+    for name in ("clickhouse_connect", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        return clickhouse_connect.get_client(
+        client: Any = clickhouse_connect.get_client(
             dsn=address.dsn,
+            # Else the driver takes TLS from the port alone, and sends the password of https://host:9443 in clear.
+            interface=urlsplit(address.dsn).scheme,
             database=address.database,
             autogenerate_session_id=False,
-            connect_timeout=5,
-            send_receive_timeout=QUERY_S + 10,
+            dedicated_pool=True,
+            connect_timeout=CONNECT_S,
+            send_receive_timeout=max(1, math.ceil(answer_s)),
             compress="lz4",
             tz_mode="aware",
             show_clickhouse_errors="scrub",
         )
     except (ClickHouseError, OSError) as error:
         server = address.shown.rpartition("/")[0]
+        if kind_of(error) == "configuration":
+            raise explained(error, address.shown, "opening the store") from error
         raise StoreUnreachable(
             f"no ClickHouse server answers at {server}: {str(error).strip()}; check that it runs, "
             f"the port (HTTP: 8123 or 8443), user and password, and that the database exists"
         ) from error
+    if answer_s < ANSWER_S:
+        client.timeout = urllib3.Timeout(connect=CONNECT_S, read=answer_s)
+    return client
 
 
 def _embedded(path: Path, address: Address) -> Any:

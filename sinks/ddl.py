@@ -306,5 +306,10 @@ def render_data_model(rollups: Iterable[Rollup] = (), streams: Iterable[Stream] 
         "holds the hashes of every rollup: when its frame (stream, filter, places, pane, buckets) changes, rows are",
         "set aside as `rows_<rollup>__<hash>`; when a measure changes its meaning, its column is set aside as",
         "`<measure>__<hash>`; a new measure becomes a new column that is null in older rows.",
+        "",
+        "## lease",
+        "",
+        "`lease(epoch, claim, owner, until, turn)`: who may write to the store, a row for every claim (rule 38); `until` is",
+        "by the server's clock, 1970 in a claim that was withdrawn. `sinks/lease.py` says what is promised.",
     ]
     return "\n".join(lines) + "\n"

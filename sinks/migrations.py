@@ -14,6 +14,7 @@ import polars as pl
 
 from pipelines.failpoints import reached
 from sinks.backup_writer import repair_by_backup
+from sinks.claims import lease_table
 from sinks.connection import Connection
 from sinks.ddl import FIXED, Table, quoted
 from sinks.errors import StoreDamaged, StoreError, StoreNewer
@@ -39,7 +40,10 @@ class Migration:
 
 def migrations(*, fsync: bool = True) -> tuple[Migration, ...]:
     """All migrations in order; `fsync` is of the tables that they create."""
-    return (Migration(1, "readings, episodes, transitions, dead letters", tuple(t.create(fsync=fsync) for t in FIXED)),)
+    return (
+        Migration(1, "readings, episodes, transitions, dead letters", tuple(t.create(fsync=fsync) for t in FIXED)),
+        Migration(2, "lease", (lease_table(fsync=fsync),)),
+    )
 
 
 def migrate(
@@ -48,8 +52,10 @@ def migrate(
     """Applies what is missing; returns what was done, a line each. Raises StoreNewer, StoreDamaged."""
     database = connection.address.database
     _refuse_damage(connection)
-    connection.command(SCHEMA_VERSION)
-    connection.command(DEFINITIONS)
+    # Asked first, so that a user without DDL rights can start when there is nothing to do.
+    for name, create in (("schema_version", SCHEMA_VERSION), ("definitions", DEFINITIONS)):
+        if not _columns(connection, database, name):
+            connection.command(create)
     have = int(connection.query("SELECT max(version) AS version FROM schema_version").item())
     newest = steps[-1].version
     if have > newest:

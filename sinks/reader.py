@@ -11,9 +11,10 @@ import polars as pl
 
 from pipelines.rollup import Rollup
 from pipelines.streams import Stream
-from sinks.connection import QUERY_S, Address, Connection, explained
+from sinks.connection import QUERY_S, Address, Connection
 from sinks.ddl import Table, quoted
 from sinks.errors import StoreError
+from sinks.failures import explained
 
 Some = str | Sequence[str] | None
 FINAL: Final = "FINAL"
@@ -52,7 +53,7 @@ class Reader:
             try:
                 return connection.query(sql, parameters, seconds=seconds)
             except Exception as error:
-                raise explained(error, self.address, "a query") from error
+                raise explained(error, self.address.shown, "a query") from error
 
     def newest_readings(
         self,

@@ -19,6 +19,7 @@ from sinks.clickhouse import ClickHouseSink
 from sinks.errors import FrameRefused
 from sinks.memory import MemorySink
 from tests.fakes.clickhouse_http import serve
+from tests.fakes.servers import SERVERS, emptied
 
 SPEED = Rollup("speed", LINK, 60_000, (Measure("tt", "sum", Col("tt_ms")), Measure("low", "min", Col("n"))))
 BANDS = Rollup("bands", LINK, 60_000, (Measure("n_all", "count"),), Histogram(Col("tt_ms"), (10, 20)))
@@ -26,9 +27,10 @@ ROLLUPS, STREAMS = (SPEED, BANDS), (LINK, INC)
 T = 1_772_323_200_000
 Store = ClickHouseSink | MemorySink
 Opener = Callable[..., Store]
+HERE = ("memory", "chdb", "http")
 
 
-@pytest.fixture(params=["memory", "chdb", "http"])
+@pytest.fixture(params=["memory", "chdb", "http", *SERVERS], ids=lambda p: p if p in HERE else "server")
 def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
     """Opens the store; every call opens the same one again, which for memory makes a new one."""
     opened: list[Store] = []
@@ -44,8 +46,10 @@ def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
         elif request.param == "chdb":
             yield lambda **options: keep(ClickHouseSink(f"chdb://{tmp_path}/store", ROLLUPS, STREAMS, **options))
         else:
-            with serve(tmp_path / "server") as url:
-                yield lambda **options: keep(ClickHouseSink(f"{url}/city", ROLLUPS, STREAMS, **options))
+            served = serve(tmp_path / "server") if request.param == "http" else emptied(request.param)
+            with served as url:
+                dsn = f"{url}/city" if request.param == "http" else url
+                yield lambda **options: keep(ClickHouseSink(dsn, ROLLUPS, STREAMS, **options))
                 for store in opened:
                     store.close()
     finally:
