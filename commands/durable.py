@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import socket
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -11,8 +15,12 @@ import platformdirs
 
 from commands.inputs import UserError
 from pipelines.delivery import Attached, Durable
+from pipelines.epoch import next_epoch
 from pipelines.journal import Journal, Recovered, recover
+from sinks.clickhouse import ClickHouseSink
 from sinks.connection import Address
+from sinks.errors import StoreOwned
+from sinks.lease import Ownership, lease_of
 
 FOLDER: Final = "delivery"
 HEAD_BYTES: Final = 1 << 16
@@ -32,6 +40,29 @@ def folder_of(dsn: str) -> Path:
 def opened(folder: Path, identity: Mapping[str, Any], found: Recovered | None) -> Durable:
     """A run's checkpoint there; `found` is what it goes on from."""
     return Durable(Journal(folder), found, identity)
+
+
+def epoch_of(sink: ClickHouseSink, found: Recovered | None) -> tuple[int, Ownership | None]:
+    """The epoch of this start, and the lease that a server's store needs (rule 38). A lease of a process of this machine
+    that is gone is waited for; StoreOwned for any other."""
+    if sink.address.path is not None:
+        return next_epoch(sink.address.path), None
+    lease = lease_of(sink)
+    at_least = found.parts["run"]["epoch"] + 1 if found is not None else 1
+    while True:
+        try:
+            return lease.acquire(at_least), lease
+        except StoreOwned as error:
+            gone = re.match(r"process (\d+) on (\S+)", error.owner or "")
+            if gone is None or gone[2] != socket.gethostname() or Path(f"/proc/{gone[1]}").exists():
+                raise
+            left = max(0.5, error.lasts_s or 0.5)
+            print(
+                f"citybrain: process {gone[1]} of this machine ended without giving its lease back; it runs out in {left:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
+            time.sleep(left)
 
 
 def replay_identity(attached: Sequence[Attached], city: str, only: Sequence[str], how: Sequence[str]) -> dict[str, Any]:

@@ -10,18 +10,17 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from commands.durable import folder_of, interrupted_replay, opened, replay_identity
+from commands.durable import epoch_of, folder_of, interrupted_replay, opened, replay_identity
 from commands.inputs import Inputs, UserError, made_folder
 from commands.progress import Progress
 from pipelines import catalogue
 from pipelines.delivery import Counts, Durable, Run
-from pipelines.epoch import next_epoch
 from pipelines.indicator import Indicator
 from pipelines.model import NEVER
 from pipelines.streams import DAY_MS
@@ -204,6 +203,7 @@ def opened_store(
         (temporary / "store").mkdir()
     else:
         dsn, shown = persistent(options)
+    lease = None
     sink = ClickHouseSink(dsn, rollups, streams, keep_revisions=temporary is not None)
     try:
         sink.migrate()
@@ -211,15 +211,22 @@ def opened_store(
         local = dsn.startswith("chdb://")
         if local:
             claim(Path(dsn.removeprefix("chdb://")) / "city", inputs.city.id)
-        durable = None
-        if temporary is None:
-            folder = folder_of(dsn)
-            how = [str(options.map), str(options.city)]
-            identity = replay_identity(inputs.attached, inputs.city.id, options.only, how)
-            durable = opened(folder, identity, interrupted_replay(folder, shown, identity))
-        epoch = next_epoch(Path(dsn.removeprefix("chdb://"))) if local else int(time.time())
+        if temporary is not None:
+            yield sink, shown, 1, None
+            return
+        folder = folder_of(dsn)
+        if options.fresh and not local:
+            sink.empty()
+            shutil.rmtree(folder, ignore_errors=True)
+        how = [str(options.map), str(options.city)]
+        identity = replay_identity(inputs.attached, inputs.city.id, options.only, how)
+        found = interrupted_replay(folder, shown, identity)
+        epoch, lease = epoch_of(sink, found)
+        durable = replace(opened(folder, identity, found), guard=None if lease is None else lease.check)
         yield sink, shown, epoch, durable
     finally:
+        if lease is not None:
+            lease.release()
         sink.close()
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -67,6 +67,8 @@ class Durable:
     recovered: Recovered | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
     """What the run is of; whoever opens the folder compares it (`Recovered.parts["run"]["identity"]`)."""
+    guard: Callable[[], None] | None = None
+    """Raises when this process may not write any more (rule 38); called before every checkpoint."""
 
 
 class Run:
@@ -354,8 +356,12 @@ class Run:
         whole = journal.long
         parts = self._saved(whole)
 
+        guard = self.durable.guard if self.durable is not None else None
+
         def write() -> None:
             reached("checkpoint_begun")
+            if guard is not None:
+                guard()
             if whole:
                 journal.begin(parts)
             else:

@@ -139,6 +139,15 @@ class ClickHouseSink(Reader):
                 raise explained(error, self.address.shown, f"dropping months of {table}") from error
         return len(names)
 
+    def empty(self) -> None:
+        """Removes every row of every table that a run writes. Raises StoreRefused where the user may not."""
+        with self._turn:
+            for table in self.tables:
+                try:
+                    self._writer.command(f"TRUNCATE TABLE {quoted(table)}")
+                except ClickHouseError as error:
+                    raise explained(error, self.address.shown, f"emptying {table}") from error
+
     def close(self) -> None:
         """Waits for the write that is under way and lets go of the store; other processes may open it."""
         with self._turn:
