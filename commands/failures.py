@@ -10,7 +10,7 @@ from pipelines.catalogue import CatalogueError
 from pipelines.delivery import DamagedEpoch, TooFar
 from pipelines.pack import PackError
 from sinks.difference import NothingCompared
-from sinks.errors import StoreError, StoreOwned
+from sinks.errors import BackupRefused, PlaceTaken, StoreError, StoreOwned
 
 WRONG = (
     UserError,
@@ -22,6 +22,8 @@ WRONG = (
     TooFar,
     NothingCompared,
     StoreOwned,
+    BackupRefused,
+    PlaceTaken,
     FileNotFoundError,
     LookupError,
 )

@@ -38,3 +38,7 @@ class FrameRefused(ValueError):
 
 class BackupRefused(StoreError):
     """A backup that is not there, not whole or not as it was written; nothing was restored from it."""
+
+
+class PlaceTaken(StoreError):
+    """A folder that holds something else, or lies where it cannot be used; nothing was written there."""

@@ -17,6 +17,8 @@ from sinks.errors import BackupRefused
 
 FORMAT: Final = 1
 NAME: Final = "manifest.json"
+IMAGE: Final = "image"
+"""The folder in a backup that holds the files: a level below, so that nothing takes the backup for a store and writes."""
 BLOCK: Final = 1 << 20
 Show = Callable[[int, int], None]
 """Progress: bytes done, bytes in all."""
@@ -100,7 +102,7 @@ def verify(folder: Path, manifest: Manifest, show: Show | None = None) -> None:
     """Reads every file; raises BackupRefused with the first that is missing, of another size, or damaged."""
     done = 0
     for name, file in manifest.files.items():
-        path = folder / name
+        path = folder / IMAGE / name
         if not path.is_file():
             raise BackupRefused(f"the backup {folder} has lost {name}; use another backup")
         if (size := path.stat().st_size) != file.size:

@@ -256,7 +256,7 @@ def readable(sink: Reader, folder: Path, seconds: float = 10.0) -> list[Finding]
         done += 1
         try:
             check = sink.query(
-                f"CHECK TABLE {quoted(table)} PART '{name}' SETTINGS check_query_single_value_result = 0"
+                f"CHECK TABLE {quoted(table)} PART '{name}' SETTINGS check_query_single_value_result = 0", seconds=3600
             )
         except StoreError as error:
             # It may have been merged into another one meanwhile, which has its turn at the next look.
