@@ -12,7 +12,7 @@ from sinks.backup_writer import note, remove_partials
 from sinks.connection import refuse_owned
 from sinks.errors import BackupRefused, PlaceTaken, StoreError
 from sinks.existing import ExistingStore, is_store
-from sinks.manifest import IMAGE, Manifest, Show, copied, durable, read_manifest, verify, version_of
+from sinks.manifest import IMAGE, Manifest, Show, copied, durable, flushed, read_manifest, verify, version_of
 
 
 def restore(
@@ -26,7 +26,7 @@ def restore(
     """
     store = store.absolute()
     manifest = read_manifest(backup)
-    if city is not None and manifest.city != city:
+    if city is not None and manifest.city not in ("", city):
         raise BackupRefused(
             f"{backup} is of city {manifest.city!r}, not {city!r}; name that city, or a folder with --store"
         )
@@ -113,5 +113,5 @@ def _put(partial: Path, store: Path, fresh: bool) -> Path | None:
         if aside is not None:
             aside.rename(store)
         raise
-    durable(store)
+    flushed(store.parent)
     return aside
