@@ -284,20 +284,4 @@ def _short(message: str) -> str:
     return message.partition("DB::Exception: ")[2].partition(" (")[0] or message
 
 
-__all__ = [
-    "Finding",
-    "Room",
-    "detached",
-    "disk_room",
-    "growth",
-    "leftovers",
-    "lost_parts",
-    "named_files",
-    "newest_as_of",
-    "part_rows",
-    "parts",
-    "quick_findings",
-    "readable",
-    "row_counts",
-    "schema",
-]
+__all__ = ["Finding", "Room", "disk_room", "lost_parts", "part_rows", "quick_findings", "row_counts"]
