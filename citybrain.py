@@ -256,7 +256,9 @@ def restore(
     store: StorePath = None,
     data: Data = None,
     city: CityName = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Replaces the store that is there.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Replaces the store that is there, and keeps it beside.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Puts a backup in the place of a store, after checking every byte of it. Prints one JSON object: what was

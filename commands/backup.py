@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from commands.inputs import UserError
 from sinks.backup import ask, back_up, free_target
 from sinks.clickhouse import ClickHouseSink
 from sinks.connection import holder
-from sinks.errors import StoreError, StoreOwned
+from sinks.errors import StoreOwned
 from sinks.restore import restore as put_back
 
 
@@ -31,30 +31,32 @@ class Line:
         text = f"{self._what}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB"
         print(f"\r{text} " if sys.stderr.isatty() else text, end="" if sys.stderr.isatty() else "\n", file=sys.stderr)
 
+    def end(self) -> None:
+        if not self._quiet and sys.stderr.isatty():
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
 
 def backup(target: Path, store: Path, quiet: bool = False) -> dict[str, Any]:
     """Makes a backup, through the process that owns the store if there is one; returns what was copied."""
     target = target.absolute()
-    try:
-        free_target(target, store)
-    except StoreError as error:
-        raise UserError(str(error)) from None
+    free_target(target, store)
     show = Line("backup", quiet)
-    for attempt in (1, 2):
-        if holder(store) is not None:
-            return asdict(ask(store, target, show))
-        try:
-            with ClickHouseSink(f"chdb://{store}") as sink:
+    try:
+        if holder(store) is None:
+            with suppress(StoreOwned), ClickHouseSink(f"chdb://{store}") as sink:
                 return asdict(back_up(sink, store, target, show))
-        except StoreOwned:
-            if attempt == 2:
-                raise
-    raise AssertionError
+        return asdict(ask(store, target, show))
+    finally:
+        show.end()
 
 
 def restore(source: Path, store: Path, city: str | None, fresh: bool, quiet: bool = False) -> dict[str, Any]:
     """Restores a backup; returns what is in the store now."""
-    found = put_back(source, store, fresh=fresh, city=city, show=Line("restore: checking", quiet))
+    show = Line("restore: checking", quiet)
+    try:
+        found, replaced = put_back(source, store, fresh=fresh, city=city, show=show)
+    finally:
+        show.end()
     return {
         "store": str(store),
         "city": found.city,
@@ -62,4 +64,5 @@ def restore(source: Path, store: Path, city: str | None, fresh: bool, quiet: boo
         "revision": found.revision,
         "rows": found.rows,
         "bytes": found.bytes,
+        "replaced": None if replaced is None else str(replaced),
     }

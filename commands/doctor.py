@@ -16,7 +16,8 @@ from sinks.surroundings import Finding
 
 def examine(folder: Path, city: str | None, everything: bool = False) -> list[Finding]:
     """Every finding about a store and the machine it is on; `city` is the one that it must belong to, if that is known."""
-    found = [*surroundings.versions(ROOT / "constraints.txt"), surroundings.limits(), surroundings.temporary_room()]
+    found = [*surroundings.versions(ROOT / "constraints.txt"), surroundings.limits()]
+    found += [surroundings.temporary_room(), surroundings.temporary_leftovers()]
     may = surroundings.rights(folder)
     found.append(may)
     if may.severity == "FAIL":

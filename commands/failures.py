@@ -15,7 +15,7 @@ from pipelines.pack import PackError
 from pipelines.spool import SpoolOwned
 from pipelines.spool_segment import SpoolDamaged
 from sinks.difference import NothingCompared
-from sinks.errors import StoreError, StoreOwned
+from sinks.errors import BackupRefused, PlaceTaken, StoreError, StoreOwned
 
 WRONG = (
     UserError,
@@ -29,6 +29,8 @@ WRONG = (
     StoreOwned,
     SpoolOwned,
     TokenError,
+    BackupRefused,
+    PlaceTaken,
     FileNotFoundError,
     LookupError,
 )

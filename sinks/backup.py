@@ -86,8 +86,9 @@ def _begin(store: Path, request: Path, key: str, sink: Freezes) -> int:
         frozen = sink.freeze(key)
     except Exception as error:  # whatever it is, the run goes on and who asked hears of it
         tell(status, {"state": "failed", "error": str(error) or type(error).__name__})
-        request.unlink(missing_ok=True)
-        working.unlink(missing_ok=True)
+        for path in (request, working):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
         return 0
 
     def work() -> None:
@@ -142,6 +143,8 @@ def ask(store: Path, target: Path, show: Callable[[int, int], None], patience_s:
             if gone:
                 remove_partials(target, owner)
                 raise StoreError("the process that owned the store has ended; no backup was made, try again")
+            if said and not request.with_suffix(".working").exists() and _read(status).get("state") == "copying":
+                raise StoreError(f"the backup ended without an answer; see whether {target} is there and the disk full")
             if time.monotonic() > give_up:
                 raise StoreError(
                     f"process {owner}, which owns the store, does not answer: it makes no backups while it runs. "

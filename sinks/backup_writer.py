@@ -15,9 +15,9 @@ from typing import Any, Final, Protocol
 import orjson
 
 from pipelines.failpoints import reached
-from sinks.errors import StoreError
+from sinks.errors import PlaceTaken, StoreError
 from sinks.frozen import Frozen, sweep
-from sinks.manifest import File, Manifest, Show, copied, durable, version_of
+from sinks.manifest import IMAGE, File, Manifest, Show, copied, durable, flushed, version_of
 
 SPARE: Final = 64 << 20
 """Bytes that a backup leaves free on the disk."""
@@ -46,14 +46,14 @@ class Report:
 
 
 def free_target(target: Path, store: Path) -> None:
-    """StoreError unless a backup of the store can be put there: a new or empty folder outside the store."""
+    """PlaceTaken unless a backup of the store can be put there: a new or empty folder outside the store."""
     target, store = target.absolute(), store.absolute()
     if target == store or store in target.parents or target in store.parents:
-        raise StoreError(
+        raise PlaceTaken(
             f"{target} and the store {store} lie in each other; name a folder elsewhere, best on another disk"
         )
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise StoreError(f"{target} exists and is not empty; each backup is a folder of its own, name a new one")
+        raise PlaceTaken(f"{target} exists and is not empty; each backup is a folder of its own, name a new one")
 
 
 def back_up(sink: Freezes, store: Path, target: Path, show: Show | None = None) -> Report:
@@ -75,14 +75,16 @@ def write_backup(frozen: Frozen, store: Path, target: Path, show: Show | None) -
         remove_partials(target)
         if (free := shutil.disk_usage(target.parent).free) < total + SPARE:
             raise StoreError(f"{target.parent} has {free >> 20} MB free, the backup needs {(total + SPARE) >> 20} MB")
-        partial.mkdir(mode=0o700)
+        (partial / IMAGE).mkdir(parents=True)
+        partial.chmod(0o700)
         links = {str(p.relative_to(frozen.folder)): os.readlink(p) for p in frozen.folder.rglob("*") if p.is_symlink()}
         files: dict[str, File] = {}
         for source in sources:
             name = str(source.relative_to(frozen.folder))
-            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            copy = partial / IMAGE / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
             limit = frozen.limits.get(source)
-            files[name] = copied(source, partial / name, limit, show and (lambda n, d=done: show(d + n, total)))
+            files[name] = copied(source, copy, limit, show and (lambda n, d=done: show(d + n, total)))
             done += sizes[source]
         reached("backup_copied")
         manifest = Manifest(
@@ -100,7 +102,7 @@ def write_backup(frozen: Frozen, store: Path, target: Path, show: Show | None) -
         if target.exists():
             target.rmdir()
         partial.rename(target)
-        durable(target)
+        flushed(target.parent)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise StoreError(f"the backup {target} could not be written: {error}; nothing of it was left") from error
@@ -136,9 +138,9 @@ def repair_by_backup(folder: Path) -> str:
     )
 
 
-def remove_partials(target: Path, dead: int | None = None) -> None:
+def remove_partials(target: Path, dead: int | None = None, what: str = "partial") -> None:
     """What unfinished backups to that place left, but those of processes that still run (`dead` is known not to)."""
-    for left in target.parent.glob(f".{target.name}.partial-*"):
+    for left in target.parent.glob(f".{target.name}.{what}-*"):
         pid = left.name.rpartition("-")[2]
         if not pid.isdigit() or int(pid) in (os.getpid(), dead) or not _runs(int(pid)):
             shutil.rmtree(left, ignore_errors=True)

@@ -61,3 +61,7 @@ class StoreGivenUp(StoreError):
 
 class LeaseLost(StoreError):
     """This process is no longer the one that may write to the store; it has to end without another checkpoint."""
+
+
+class PlaceTaken(StoreError):
+    """A folder that holds something else, or lies where it cannot be used; nothing was written there."""

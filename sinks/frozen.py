@@ -1,8 +1,8 @@
 """An image of an embedded store at one instant: hard links to the parts of every table, copies of what lies beside them.
 
 Parts are never changed, so the image stays as it is while the store goes on, merges included. It lies in the store's
-folder `shadow`, as what ClickHouse freezes does (FREEZE makes the same links in two to ten times the time: a statement a
-table), and is a store itself once it is copied elsewhere.
+folder `shadow`, as what ClickHouse freezes does, and is a store itself once it is copied elsewhere. FREEZE makes the same
+links in two to ten times the time, a statement a table; BACKUP is not configured in the embedded engine.
 """
 
 from __future__ import annotations

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import os
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
-from sinks.backup_writer import note
+from pipelines.failpoints import reached
+from sinks.backup_writer import note, remove_partials
 from sinks.connection import refuse_owned
-from sinks.errors import BackupRefused, StoreError
+from sinks.errors import BackupRefused, PlaceTaken, StoreError
 from sinks.existing import ExistingStore, is_store
-from sinks.manifest import Manifest, Show, copied, durable, read_manifest, verify, version_of
+from sinks.manifest import IMAGE, Manifest, Show, copied, durable, flushed, read_manifest, verify, version_of
 
 
 def restore(
     backup: Path, store: Path, *, fresh: bool = False, city: str | None = None, show: Show | None = None
-) -> Manifest:
-    """Restores a backup into a new or empty folder, with `fresh` also in place of a store that is there.
+) -> tuple[Manifest, Path | None]:
+    """Restores a backup into a new or empty folder, with `fresh` also in place of a store that is there, which is kept
+    beside it. Returns the manifest, and where the store is that was there.
 
-    Raises BackupRefused (not whole, damaged, of another city than `city`; nothing was written), StoreOwned, and
-    StoreError (the folder holds something, or the restored store is not what was backed up; what was there is untouched).
+    Raises BackupRefused (not whole, damaged, of another city than `city`, or not a store when it is opened), StoreOwned,
+    PlaceTaken (the folder holds something) and StoreError (it could not be written); then what was there is untouched.
     """
     store = store.absolute()
     manifest = read_manifest(backup)
-    if city is not None and manifest.city != city:
+    if city is not None and manifest.city not in ("", city):
         raise BackupRefused(
             f"{backup} is of city {manifest.city!r}, not {city!r}; name that city, or a folder with --store"
         )
@@ -33,30 +36,31 @@ def restore(
     if (free := shutil.disk_usage(store.parent).free) < manifest.bytes:
         raise StoreError(f"{store.parent} has {free >> 20} MB free, the store needs {manifest.bytes >> 20} MB")
     partial = store.with_name(f".{store.name}.restoring-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
+    remove_partials(store, what="restoring")
     try:
         _copy(backup, partial, manifest)
         _open(partial, manifest)
         note(partial, backup.absolute(), manifest.made_at)
         durable(partial)
-        _put(partial, store, fresh)
+        reached("restore_copied")
+        replaced = _put(partial, store, fresh)
     except OSError as error:
         raise StoreError(f"{backup} could not be restored to {store}: {error}; nothing was changed there") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return manifest
+    return manifest, replaced
 
 
 def _refuse_taken(store: Path, fresh: bool) -> None:
     if not store.exists() or (store.is_dir() and not any(store.iterdir())):
         return
     if not is_store(store):
-        raise StoreError(
+        raise PlaceTaken(
             f"{store} is not empty and no store of citybrain; nothing is written there, name another folder"
         )
     refuse_owned(store)
     if not fresh:
-        raise StoreError(f"{store} holds a store; add --fresh to replace it by the backup, or name another folder")
+        raise PlaceTaken(f"{store} holds a store; add --fresh to replace it by the backup, or name another folder")
 
 
 def _copy(backup: Path, partial: Path, manifest: Manifest) -> None:
@@ -64,8 +68,8 @@ def _copy(backup: Path, partial: Path, manifest: Manifest) -> None:
     for name, file in manifest.files.items():
         target = partial / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if copied(backup / name, target).sha256 != file.sha256:
-            raise BackupRefused(f"{backup / name} changed or is damaged; use another backup")
+        if copied(backup / IMAGE / name, target).sha256 != file.sha256:
+            raise BackupRefused(f"{backup / IMAGE / name} changed or is damaged; use another backup")
         target.chmod(file.mode)
     for name, to in manifest.links.items():
         (partial / name).parent.mkdir(parents=True, exist_ok=True)
@@ -94,16 +98,20 @@ def _open(partial: Path, manifest: Manifest) -> None:
         raise BackupRefused(f"the backup cannot be opened: {error}; {made_by}") from error
 
 
-def _put(partial: Path, store: Path, fresh: bool) -> None:
+def _put(partial: Path, store: Path, fresh: bool) -> Path | None:
+    """Renames the copy into its place; a store that was there goes aside, for its spool may hold what no backup has."""
     _refuse_taken(store, fresh)
-    before = store.with_name(f".{store.name}.before-{os.getpid()}")
-    if store.exists():
-        store.rename(before)
+    aside = None
+    if store.exists() and not any(store.iterdir()):
+        store.rmdir()
+    elif store.exists():
+        aside = store.with_name(f"{store.name}.replaced-{datetime.now(UTC):%Y%m%dT%H%M%S}")
+        store.rename(aside)
     try:
         partial.rename(store)
     except BaseException:
-        if before.exists():
-            before.rename(store)
+        if aside is not None:
+            aside.rename(store)
         raise
-    durable(store)
-    shutil.rmtree(before, ignore_errors=True)
+    flushed(store.parent)
+    return aside

@@ -256,7 +256,7 @@ def readable(sink: Reader, folder: Path, seconds: float = 10.0) -> list[Finding]
         done += 1
         try:
             check = sink.query(
-                f"CHECK TABLE {quoted(table)} PART '{name}' SETTINGS check_query_single_value_result = 0"
+                f"CHECK TABLE {quoted(table)} PART '{name}' SETTINGS check_query_single_value_result = 0", seconds=3600
             )
         except StoreError as error:
             # It may have been merged into another one meanwhile, which has its turn at the next look.
@@ -284,20 +284,4 @@ def _short(message: str) -> str:
     return message.partition("DB::Exception: ")[2].partition(" (")[0] or message
 
 
-__all__ = [
-    "Finding",
-    "Room",
-    "detached",
-    "disk_room",
-    "growth",
-    "leftovers",
-    "lost_parts",
-    "named_files",
-    "newest_as_of",
-    "part_rows",
-    "parts",
-    "quick_findings",
-    "readable",
-    "row_counts",
-    "schema",
-]
+__all__ = ["Finding", "Room", "disk_room", "lost_parts", "part_rows", "quick_findings", "row_counts"]

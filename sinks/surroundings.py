@@ -93,6 +93,25 @@ def temporary_room() -> Finding:
     return Finding("ok", f"temporary files in {folder}: {room.text}")
 
 
+def temporary_leftovers(now_s: float | None = None) -> Finding:
+    """Temporary stores of replays that were killed: nobody has them open, and for an hour nothing was made in them."""
+    now = time.time() if now_s is None else now_s
+    left = [
+        folder
+        for folder in sorted(Path(tempfile.gettempdir()).glob("citybrain-*"))
+        if re.fullmatch(r"citybrain-[a-z0-9_]{8}", folder.name)
+        and [p.name for p in folder.glob("*")] == ["store"]
+        and folder.stat().st_uid == os.geteuid()
+        and max(p.stat().st_mtime for p in (folder, *folder.glob("*"))) < now - 3600
+        and holder(folder / "store") is None
+    ]
+    if not left:
+        return Finding("ok", "temporary stores: none was left")
+    size = sum(p.lstat().st_size for folder in left for p in folder.rglob("*") if p.is_file())
+    remove = f"repair: `rm -r {' '.join(map(str, left))}`"
+    return Finding("warn", f"temporary stores: {len(left)} of replays that were killed, {_size(size)}", remove)
+
+
 def rights(folder: Path) -> Finding:
     """Whether this account may read and write the store: tried, because a file system may refuse what the rights allow."""
     who = f"chown -R $(id -un) {folder} && chmod -R u+rwX {folder}"

@@ -20,7 +20,7 @@ from commands.backup import backup, restore
 from sinks.backup import ask, serve_requests
 from sinks.clickhouse import ClickHouseSink
 from sinks.connection import holder
-from sinks.errors import BackupRefused, StoreError, StoreOwned
+from sinks.errors import BackupRefused, PlaceTaken, StoreError, StoreOwned
 from sinks.frozen import images
 from sinks.manifest import read_manifest
 from tests.unit.test_store import readings
@@ -240,7 +240,9 @@ def test_every_damaged_byte_is_found_before_anything_is_written(tmp_path: Path) 
 def test_what_a_restore_refuses(tmp_path: Path) -> None:
     store = made(tmp_path / "s")
     backup(tmp_path / "b", store, quiet=True)
-    with pytest.raises(StoreError, match="add --fresh"):
+    with pytest.raises(StoreError, match="not empty and holds no store"):
+        told(tmp_path / "b")
+    with pytest.raises(PlaceTaken, match="add --fresh"):
         restore(tmp_path / "b", store, "demo", fresh=False, quiet=True)
     with pytest.raises(BackupRefused, match="is of city 'demo', not 'oldtown'"):
         restore(tmp_path / "b", tmp_path / "r", "oldtown", fresh=False, quiet=True)
@@ -251,10 +253,26 @@ def test_what_a_restore_refuses(tmp_path: Path) -> None:
     with ClickHouseSink(f"chdb://{store}") as sink:
         sink.migrate()
         sink.write("readings", of_step(99))
-    restore(tmp_path / "b", store, "demo", fresh=True, quiet=True)
+    done = restore(tmp_path / "b", store, "demo", fresh=True, quiet=True)
     assert told(store)["value"].max() == 5.0
+    assert told(Path(done["replaced"]))["value"].max() == 99.0, "what was there is kept beside it"
     with writing(tmp_path / "w") as process, pytest.raises(StoreOwned, match=str(process.pid)):
         restore(tmp_path / "b", tmp_path / "w", None, fresh=True, quiet=True)
+
+
+def test_a_restore_is_killed(tmp_path: Path) -> None:
+    """What was there stays until the copy is complete and was opened; what the killed one left goes with the next."""
+    store = made(tmp_path / "s")
+    backup(tmp_path / "b", store, quiet=True)
+    with ClickHouseSink(f"chdb://{store}") as sink:
+        sink.migrate()
+        sink.write("readings", of_step(99))
+    command = [sys.executable, "-m", "citybrain", "restore", str(tmp_path / "b"), "--store", str(store), "--fresh"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"CITYBRAIN_FAILPOINT": "restore_copied"}, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert told(store)["value"].max() == 99.0 and len(list(tmp_path.glob(".s.restoring-*"))) == 1
+    restore(tmp_path / "b", store, None, fresh=True, quiet=True)
+    assert told(store)["value"].max() == 5.0 and not list(tmp_path.glob(".s.restoring-*"))
 
 
 def test_a_manifest_that_names_files_elsewhere_is_refused(tmp_path: Path) -> None:
@@ -274,11 +292,11 @@ def test_a_manifest_that_names_files_elsewhere_is_refused(tmp_path: Path) -> Non
 def test_what_a_backup_refuses(tmp_path: Path) -> None:
     store = made(tmp_path / "s")
     for target in (store / "b", store, tmp_path, tmp_path / "s" / "delivery"):
-        with pytest.raises(ValueError, match="lie in each other"):
+        with pytest.raises(PlaceTaken, match="lie in each other"):
             backup(target, store, quiet=True)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("")
-    with pytest.raises(ValueError, match="not empty"):
+    with pytest.raises(PlaceTaken, match="not empty"):
         backup(tmp_path / "full", store, quiet=True)
     with ClickHouseSink(f"chdb://{store}") as sink:
         sink.migrate()
@@ -297,8 +315,9 @@ def test_who_asks_is_told_what_failed(tmp_path: Path, monkeypatch: pytest.Monkey
         for target, why in ((tmp_path / "file" / "b", "could not be written"), (store / "b", "lie in each other")):
             (tmp_path / "file").write_text("")
             (store / "requests" / "0123456789ab.json").write_text(json.dumps({"folder": str(target)}))
-            serve_requests(store, sink)
             status, give_up = store / "requests" / "0123456789ab.status", time.monotonic() + 5
+            while not status.exists() and time.monotonic() < give_up:
+                serve_requests(store, sink)
             while (said := json.loads(status.read_text()))["state"] == "copying" and time.monotonic() < give_up:
                 time.sleep(0.02)
             assert said["state"] == "failed" and why in said["error"]

@@ -40,7 +40,9 @@ def doctor(store: Path, *more: object, code: int = 1) -> list[str]:
     lines = done.stdout.splitlines()
     assert len(lines) >= 10 and all(re.match(r"(ok  |warn|FAIL)  \S", line) for line in lines), done.stdout
     # How full the disk of who runs the tests is, and which libraries are there, is another matter.
-    return [x for x in lines if not re.match(r"ok|warn  (disk|temporary files|libraries|open files)", x)]
+    return [
+        x for x in lines if not re.match(r"ok|warn  (disk|temporary files|temporary stores|libraries|open files)", x)
+    ]
 
 
 def repaired(line: str) -> None:
@@ -290,6 +292,18 @@ def test_the_clock() -> None:
     assert clock(int(now * 1000), now, now - 9).severity == "ok"
     assert clock(int((now + 600) * 1000), now, now - 9).severity == "warn"
     assert clock(None, now, now + 7200).severity == "FAIL"
+
+
+def test_temporary_stores_of_killed_replays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "citybrain-abcd0_12" / "store").mkdir(parents=True)
+    (tmp_path / "citybrain-mine").mkdir()
+    now = time.time()
+    assert surroundings.temporary_leftovers(now).severity == "ok", "it may be just beginning"
+    found = surroundings.temporary_leftovers(now + 7200)
+    assert found.severity == "warn" and "citybrain-mine" not in str(found)
+    repaired(str(found))
+    assert surroundings.temporary_leftovers(now + 7200).severity == "ok" and (tmp_path / "citybrain-mine").is_dir()
 
 
 def test_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
