@@ -17,10 +17,12 @@ from commands.inputs import UserError
 from pipelines.delivery import Attached, Durable
 from pipelines.epoch import next_epoch
 from pipelines.journal import Journal, Recovered, recover
+from sinks.backup_writer import repair_by_backup
 from sinks.clickhouse import ClickHouseSink
 from sinks.connection import Address
-from sinks.errors import StoreOwned
+from sinks.errors import StoreDamaged, StoreOwned
 from sinks.lease import Ownership, lease_of
+from sinks.selfcheck import quick_findings, row_counts
 
 FOLDER: Final = "delivery"
 HEAD_BYTES: Final = 1 << 16
@@ -37,9 +39,48 @@ def folder_of(dsn: str) -> Path:
     return path / FOLDER
 
 
+def claim(path: Path, city: str) -> None:
+    """A store belongs to one city: its tables do not name it."""
+    if not path.exists():
+        path.write_text(city + "\n", encoding="utf-8")
+    elif (owner := path.read_text(encoding="utf-8").strip()) != city:
+        raise UserError(
+            f"{path.parent} holds city {owner!r}, not {city!r}; name another folder for the store, or replay with --fresh"
+        )
+
+
 def opened(folder: Path, identity: Mapping[str, Any], found: Recovered | None) -> Durable:
     """A run's checkpoint there; `found` is what it goes on from."""
     return Durable(Journal(folder), found, identity)
+
+
+def examined(sink: ClickHouseSink, found: Recovered | None, migrated: Sequence[str] = ()) -> None:
+    """What a start looks at before it goes on (rule 36): parts set aside, room on the disk, and whether the store has the
+    rows that the checkpoint says were written. StoreDamaged where something is missing; what is only odd is a warning. `migrated`: what
+    `migrate` said it did, for tables that were set aside begin empty."""
+    folder = sink.address.path
+    if folder is not None:
+        for finding in quick_findings(sink, folder):
+            if finding.severity == "FAIL":
+                raise StoreDamaged(f"{finding.what}; {finding.repair}")
+            if finding.severity == "warn":
+                print(f"citybrain: warning: {finding.what}; {finding.repair}", file=sys.stderr, flush=True)
+    expected = found.parts["run"]["rows"] if found is not None else {}
+    anew = {line.partition(":")[0] for line in migrated}
+    held = row_counts(sink, [table for table in expected if table in sink.tables and table not in anew])
+    for table, months in expected.items():
+        for month, rows in months.items():
+            there = held.get(table, {}).get(month, 0)
+            if table in held and there < rows:
+                repair = (
+                    repair_by_backup(folder)
+                    if folder is not None
+                    else "restore it there, or replay the files with --fresh"
+                )
+                raise StoreDamaged(
+                    f"table {table} of the store {sink.address.shown} has {there:,} rows of month {month}, {rows:,} were "
+                    f"written: a part of it was lost; {repair}"
+                )
 
 
 def epoch_of(sink: ClickHouseSink, found: Recovered | None) -> tuple[int, Ownership | None]:

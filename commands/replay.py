@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from commands.durable import epoch_of, folder_of, interrupted_replay, opened, replay_identity
+from commands.durable import claim, epoch_of, examined, folder_of, interrupted_replay, opened, replay_identity
 from commands.inputs import Inputs, UserError, made_folder
 from commands.progress import Progress
 from pipelines import catalogue
@@ -206,7 +206,7 @@ def opened_store(
     lease = None
     sink = ClickHouseSink(dsn, rollups, streams, keep_revisions=temporary is not None)
     try:
-        sink.migrate()
+        migrated = sink.migrate()
         # The embedded store refuses a folder that holds anything else, so the epoch comes when it is there.
         local = dsn.startswith("chdb://")
         if local:
@@ -221,6 +221,7 @@ def opened_store(
         how = [str(options.map), str(options.city)]
         identity = replay_identity(inputs.attached, inputs.city.id, options.only, how)
         found = interrupted_replay(folder, shown, identity)
+        examined(sink, found, migrated)
         epoch, lease = epoch_of(sink, found)
         durable = replace(opened(folder, identity, found), guard=None if lease is None else lease.check)
         yield sink, shown, epoch, durable
@@ -230,16 +231,6 @@ def opened_store(
         sink.close()
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def claim(path: Path, city: str) -> None:
-    """A store belongs to one city: its tables do not name it."""
-    if not path.exists():
-        path.write_text(city + "\n", encoding="utf-8")
-    elif (owner := path.read_text(encoding="utf-8").strip()) != city:
-        raise UserError(
-            f"--store {path.parent} holds city {owner!r}, not {city!r}; name another folder, or add --fresh"
-        )
 
 
 def persistent(options: Options) -> tuple[str, str]:

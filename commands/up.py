@@ -15,7 +15,7 @@ from pathlib import Path
 import platformdirs
 import polars as pl
 
-from commands.durable import folder_of, opened
+from commands.durable import claim, examined, folder_of, opened
 from commands.inputs import UserError, city_of, made_folder
 from connectors.http_push import Push, push_router
 from connectors.simulator import GENERATORS
@@ -140,11 +140,13 @@ def run(options: Options, stop: threading.Event) -> None:
         f"chdb://{folder}", catalogue.rollups(indicators), [s for s in catalogue.STREAMS if s.lifecycle]
     )
     try:
-        sink.migrate()
+        migrated = sink.migrate()
         # Opening an embedded store may put other handlers in place; from here on the loop ends the run in order.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
+        claim(folder / "city", city.id)
         durable = checkpoint(folder_of(f"chdb://{folder}"), options, city.id, now)
+        examined(sink, durable.recovered, migrated)
         beat = Now(durable.identity["origin"])
         clock = RunClock(beat(), options.speed, options.until)
         board = Board(uuid.uuid4().hex[:8], clock, speed=options.speed)

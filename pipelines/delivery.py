@@ -40,7 +40,7 @@ from pipelines.model import (
 from pipelines.readings import NO_READINGS
 from pipelines.retention import Retention
 from pipelines.rollup import Rollup
-from pipelines.step_frames import Batch, StepFrames
+from pipelines.step_frames import Batch, KeptRows, StepFrames
 from pipelines.stream_run import Attached, StreamRun
 from pipelines.streams import DAY_MS, Stream
 
@@ -136,7 +136,7 @@ class Run:
             name: Retention({r: self.brain.streams[name].reach_of(r) for r in of}, fine_for_ms)
             for name, of in rollups.items()
         }
-        self._drop = drop
+        self._drop, self.kept = drop, KeptRows()
         self._frames = StepFrames(used, {r: name for name, of in rollups.items() for r in of}, self.registries)
         self.counts = Counts()
         self.finished = False
@@ -156,7 +156,7 @@ class Run:
         assert self.durable is not None
         run = {
             "step": self.counts.steps, "epoch": self.epoch, "born": self.born, "finished": self.finished,
-            "identity": self.durable.identity,
+            "identity": self.durable.identity, "rows": {table: dict(months) for table, months in self.kept.rows.items()},
             "dropped": {name: dict(kept.dropped) for name, kept in self.retention.items()},
             "counts": self.counts.saved(), "outbox": [asdict(transition) for transition in self._outbox],
         }  # fmt: skip
@@ -168,6 +168,12 @@ class Run:
         run = saved["run"]
         self.born, self.finished = run["born"], run["finished"]
         self.counts.load(run["counts"])
+        self.kept.rows = run["rows"]
+        for name, stream in self.streams.items():
+            was = saved[f"intake/stream/{name}/engine"]["rollups"] if f"intake/stream/{name}/engine" in saved else {}
+            for rollup in stream.rollups:
+                if rollup.name in was and was[rollup.name]["frame_hash"] != rollup.frame_hash:
+                    self.kept.rows.pop(f"rows_{rollup.name}", None)  # the store sets that table aside (rule 16)
         for name, kept in self.retention.items():
             kept.dropped |= run["dropped"].get(name, {})
         self._outbox = tuple(Transition(**told) for told in run["outbox"])
@@ -316,6 +322,8 @@ class Run:
             for name, kept in self.retention.items()
             for rollup, before in kept.due(watermarks.get(name, NEVER))
         ]
+        for table, before in old:
+            self.kept.drop(table, before)
         if self.durable is not None:
             self._checkpoint(self.durable.journal)
         self._publish(parts)
@@ -349,6 +357,7 @@ class Run:
         counts.cut_short += [x for x in letters if x.reason == "truncated"]
         counts.counters = {c: sum(s.ingest.counters[c] for s in self.streams.values()) for c in COUNTERS}
         if batch:
+            self.kept.add(batch)
             self.store.submit(batch)
         counts.spent(store=time.perf_counter() - started)
 

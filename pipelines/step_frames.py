@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final
 
 import polars as pl
 
 from pipelines.brain import Step
 from pipelines.episodes import transitions_frame
 from pipelines.model import DEAD_LETTERS_SCHEMA, DeadLetter, PlaceRegistry, Rows, Stamped
+from pipelines.retention import month_start
 from pipelines.streams import Stream
 
 Batch = Sequence[tuple[str, pl.DataFrame]]
@@ -59,6 +62,41 @@ class StepFrames:
 
     def _names(self, stream: str, codes: pl.Series) -> pl.Series:
         return pl.Series("place", self.registries[stream].ids, dtype=pl.String).gather(codes)
+
+
+class KeptRows:
+    """How many rows the finished steps of a run wrote, by table and UTC month: what a start compares with the store, so
+    that a part which was lost is found there (rule 36). Of tables whose every row is a key of its own."""
+
+    TIMES: Final = {"rows_": "pane_start", "lifecycles_": "t"}
+
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[str, int]] = {}
+
+    def add(self, batch: Batch) -> None:
+        for table, frame in batch:
+            time = next((column for prefix, column in self.TIMES.items() if table.startswith(prefix)), None)
+            if time is None:
+                continue
+            mine = self.rows.setdefault(table, {})
+            first, last = (month_start(int(t)) for t in (frame[time].min(), frame[time].max()))  # type: ignore[arg-type]
+            if first == last:
+                mine[month_of(first)] = mine.get(month_of(first), 0) + len(frame)
+                continue
+            months = frame.select(pl.from_epoch(time, time_unit="ms").dt.strftime("%Y%m")).to_series().value_counts()
+            for month, count in months.iter_rows():
+                mine[month] = mine.get(month, 0) + count
+
+    def drop(self, table: str, before: int) -> None:
+        """The months before that instant are gone."""
+        mine = self.rows.get(table, {})
+        for month in [m for m in mine if m < month_of(before)]:
+            del mine[month]
+
+
+def month_of(t: int) -> str:
+    """The UTC month of an instant as the store's partitions are named."""
+    return datetime.fromtimestamp(t / 1000, UTC).strftime("%Y%m")
 
 
 def dead_letters_frame(letters: Sequence[DeadLetter], now: int) -> pl.DataFrame:
