@@ -56,8 +56,10 @@ def opened(folder: Path, identity: Mapping[str, Any], found: Recovered | None) -
 
 def examined(sink: ClickHouseSink, found: Recovered | None, migrated: Sequence[str] = ()) -> None:
     """What a start looks at before it goes on (rule 36): parts set aside, room on the disk, and whether the store has the
-    rows that the checkpoint says were written. StoreDamaged where something is missing; what is only odd is a warning. `migrated`: what
-    `migrate` said it did, for tables that were set aside begin empty."""
+    rows that the checkpoint says were written. StoreDamaged where something is missing; what is only odd is a warning.
+
+    `migrated`: what `migrate` said it did, for tables that were set aside begin empty.
+    """
     folder = sink.address.path
     if folder is not None:
         for finding in quick_findings(sink, folder):
