@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-server check fix bench oracle clean
+.PHONY: run test test-server check fix bench oracle crash clean
 run: $(VENV)/.ready
 	@exec $(BIN)/citybrain up
 
@@ -36,6 +36,10 @@ bench: $(VENV)/.ready
 # Every reading of whole files against a batch recomputation (make test compares parts of them).
 oracle: $(VENV)/.ready
 	$(BIN)/python -m tests.oracle
+
+# Every failpoint and 200 kills at random (make test has a selection): a quarter of an hour.
+crash: $(VENV)/.ready
+	$(BIN)/python -m tests.faults.crash
 
 # Everything is pinned by constraints.txt; a changed pin or dependency sets the environment up again.
 $(VENV)/.ready: pyproject.toml constraints.txt

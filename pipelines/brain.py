@@ -302,7 +302,7 @@ class Brain:
 
     # ------------------------------------------------------------ episodes
     def _judge(self, told: _Told) -> tuple[Transition, ...]:
-        transitions: list[Transition] = []
+        transitions = self.episodes.end_outdated()
         for indicator_id, rules in self.rules.items():
             if indicator_id not in self.order:
                 continue

@@ -27,7 +27,7 @@ from pipelines.failpoints import reached
 from pipelines.indicator import Indicator, Panes
 from pipelines.ingest import COUNTERS, saved_places
 from pipelines.intake import Intake, Now, Opener, Plan
-from pipelines.journal import Journal, Recovered
+from pipelines.journal import CheckpointError, Journal, Recovered
 from pipelines.model import (
     NEVER,
     Parts,
@@ -179,7 +179,10 @@ class Run:
         self._outbox = tuple(Transition(**told) for told in run["outbox"])
         self.intake.load(under(saved, "intake/"))
         self._seen = self._visible()
-        self.brain.load(under(saved, "brain/"), self._stored_cases)
+        try:
+            self.brain.load(under(saved, "brain/"), self._stored_cases)
+        except ValueError as error:  # of another city, or a rule that changed under its old version
+            raise CheckpointError(str(error)) from error
 
     def resume(self) -> int:
         """To be called once, before anything else, where the run is durable: begins a new generation of the checkpoint,
