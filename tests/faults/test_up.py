@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import polars as pl
+
 from sinks.difference import difference
 from tests.faults.processes import KILLED, ROOT, run, table_of, transitions_hold
 
@@ -89,3 +91,34 @@ def test_a_second_owner_is_refused_at_once(tmp_path: Path) -> None:
         assert running.wait(timeout=20) == 0
     assert second.code == 2 and f"process {running.pid}" in second.err and str(tmp_path) in second.err, second.err
     print(f"\nrefused in {took:.2f} s: {second.err.strip()}")
+
+
+def session(data: Path, shift_s: float) -> list[str]:
+    """What a run says whose wall clock is shifted, from its start to a second after its first number."""
+    said: list[str] = []
+    with up("tests.faults.shifted", shift_s, "up", "--port", 0, "--data", data) as running:
+        assert running.stderr is not None
+        for line in running.stderr:
+            said.append(line)
+            if "first number" in line:
+                break
+        time.sleep(1)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(timeout=60) == 0, running.stderr.read()
+    return said
+
+
+def test_after_time_off_it_catches_up_or_says_what_it_skipped(tmp_path: Path) -> None:
+    session(tmp_path / "hours", -2 * 3600)
+    hours = session(tmp_path / "hours", 0)
+    assert any("goes on from" in line for line in hours) and not any("skipped" in line for line in hours), hours
+    session(tmp_path / "days", -3 * 86_400)
+    days = session(tmp_path / "days", 0)
+    told = [line for line in days if "is skipped: at most 24 h are caught up" in line]
+    assert len(told) == 1, days
+    out = exported(tmp_path / "days", tmp_path / "out")
+    readings = pl.read_parquet(out / "readings.parquet").filter(indicator="traffic.tpi", place_kind="city")
+    known = readings.filter(pl.col("value").is_not_null())["window_end"].sort()
+    empty = readings.filter(state="no_data")
+    print(f"\n{told[0].strip()}\n{len(known)} windows with a value, {len(empty)} without, in the time off")
+    assert (known[-1] - known[0]).days >= 2 and len(empty) > 48, "the time off has windows, and they have no data"
