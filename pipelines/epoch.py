@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from pipelines.syncing import synced
+
 
 class DamagedEpoch(ValueError):
     """The file that holds a store's epoch is not readable as one."""
@@ -31,9 +33,5 @@ def next_epoch(folder: Path) -> int:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    synced(folder)
     return epoch

@@ -28,6 +28,7 @@ import polars as pl
 
 from pipelines.failpoints import reached
 from pipelines.model import Parts
+from pipelines.syncing import synced
 
 VERSION: Final = 1
 MAGIC: Final = b"citybrain checkpoint %d\n"
@@ -80,7 +81,7 @@ class Journal:
             self._write(file, b"".join(map(_line, plans)))
         reached("base_drafted")
         draft.replace(self.folder / f"checkpoint-{number}")
-        self._sync_folder()
+        synced(self.folder)
         reached("base_renamed")
         self.generation = number
         self._state = (self.folder / f"checkpoint-{number}").open("ab", buffering=0)
@@ -125,13 +126,6 @@ class Journal:
         reached("checkpoint_written")
         if self.fsync:
             os.fsync(file.fileno())
-
-    def _sync_folder(self) -> None:
-        handle = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def generations(folder: Path) -> list[int]:

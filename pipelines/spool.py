@@ -22,6 +22,7 @@ from pipelines.model import Decoded
 from pipelines.spool_answers import Answers
 from pipelines.spool_opening import open_segments
 from pipelines.spool_segment import LOST, Answer, Packed, Segment
+from pipelines.syncing import synced
 
 MAX_BYTES: Final = 1 << 30
 SEGMENT_BYTES: Final = 32 << 20
@@ -85,7 +86,7 @@ class Spool:
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for path in missing:
-            segments.sync_folder(path.parent)
+            synced(path.parent)
         self._folder_fd = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(self._folder_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -283,7 +284,7 @@ class Spool:
                 if lost.stem.isdigit() and int(lost.stem) < self.start:
                     lost.unlink()
             reached("spool_trimmed")
-            segments.sync_folder(self.folder)
+            synced(self.folder)
             self._answers.forget(self.start)
 
 

@@ -24,6 +24,7 @@ import orjson
 import polars as pl
 
 from pipelines.model import DeadLetter, Decoded
+from pipelines.syncing import synced
 
 SUFFIX: Final = ".spool"
 LOST: Final = ".lost"
@@ -162,15 +163,6 @@ def sync(fd: int) -> None:
     os.fdatasync(fd) if hasattr(os, "fdatasync") else os.fsync(fd)
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes new, renamed and deleted names of a folder durable."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def write(fd: int, offset: int, parts: Sequence[bytes]) -> int:
     """Writes at an offset, all of it or OSError; returns the offset behind it."""
     for part in parts:
@@ -207,7 +199,7 @@ def create(folder: Path, source: str, stream: str, first: int) -> Segment:
         finally:
             os.close(fd)
         made.rename(path)
-        sync_folder(folder)
+        synced(folder)
     except OSError:
         # A file that is there but unknown to the spool would stand for records that get written elsewhere.
         made.unlink(missing_ok=True)

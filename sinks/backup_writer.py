@@ -15,9 +15,10 @@ from typing import Any, Final, Protocol
 import orjson
 
 from pipelines.failpoints import reached
+from pipelines.syncing import synced
 from sinks.errors import PlaceTaken, StoreError
 from sinks.frozen import Frozen, sweep
-from sinks.manifest import IMAGE, File, Manifest, Show, copied, durable, flushed, version_of
+from sinks.manifest import IMAGE, File, Manifest, Show, copied, durable, version_of
 
 SPARE: Final = 64 << 20
 """Bytes that a backup leaves free on the disk."""
@@ -102,7 +103,7 @@ def write_backup(frozen: Frozen, store: Path, target: Path, show: Show | None) -
         if target.exists():
             target.rmdir()
         partial.rename(target)
-        flushed(target.parent)
+        synced(target.parent)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise StoreError(f"the backup {target} could not be written: {error}; nothing of it was left") from error

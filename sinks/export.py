@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.syncing import synced
 from sinks.ddl import Table
 from sinks.errors import StoreError
 from sinks.reader import order
@@ -146,11 +147,7 @@ def _lines(file: BinaryIO, frame: pl.DataFrame) -> None:
 def _durable(folder: Path) -> None:
     """Every file and folder on the disk before the rename makes them visible."""
     for path in (*folder.rglob("*"), folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        synced(path)
 
 
 def _put(partial: Path, out: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import orjson
 
+from pipelines.syncing import synced
 from sinks.errors import BackupRefused
 
 FORMAT: Final = 1
@@ -140,16 +141,7 @@ def durable(folder: Path) -> None:
     """Every file and folder below, and the folder's own name, on the disk. At the end, because the first fsync then takes
     the others along: of a thousand small files one by one it would be seconds."""
     for path in (*(p for p in folder.rglob("*") if not p.is_symlink()), folder, folder.parent):
-        flushed(path)
-
-
-def flushed(path: Path) -> None:
-    """One file or folder on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        synced(path)
 
 
 def _inside(manifest: Path, name: str) -> None:

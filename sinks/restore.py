@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipelines.failpoints import reached
+from pipelines.syncing import synced
 from sinks.backup_writer import note, remove_partials
 from sinks.connection import refuse_owned
 from sinks.errors import BackupRefused, PlaceTaken, StoreError
 from sinks.existing import ExistingStore, is_store
-from sinks.manifest import IMAGE, Manifest, Show, copied, durable, flushed, read_manifest, verify, version_of
+from sinks.manifest import IMAGE, Manifest, Show, copied, durable, read_manifest, verify, version_of
 
 
 def restore(
@@ -113,5 +114,5 @@ def _put(partial: Path, store: Path, fresh: bool) -> Path | None:
         if aside is not None:
             aside.rename(store)
         raise
-    flushed(store.parent)
+    synced(store.parent)
     return aside
