@@ -14,7 +14,7 @@ POINTS: Final = (
     "plan_made", "plan_synced", "inputs_read", "step_judged", "store_begun", "store_between", "store_written",
     "checkpoint_begun", "checkpoint_written", "checkpoint_synced", "base_drafted", "base_renamed", "step_published",
     "inputs_committed", "spool_written", "spool_synced", "spool_trimmed", "rows_dropped", "store_migrated",
-    "backup_copied",
+    "backup_copied", "restore_copied",
 )  # fmt: skip
 """Every boundary of a step (rule 35), of a new journal, and of what happens beside the steps."""
 

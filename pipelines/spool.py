@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Final
 
 from pipelines import spool_segment as segments
+from pipelines import syncing
 from pipelines.failpoints import reached
 from pipelines.model import Decoded
 from pipelines.spool_answers import Answers
 from pipelines.spool_opening import open_segments
 from pipelines.spool_segment import LOST, Answer, Packed, Segment
-from pipelines.syncing import synced
 
 MAX_BYTES: Final = 1 << 30
 SEGMENT_BYTES: Final = 32 << 20
@@ -86,7 +86,7 @@ class Spool:
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for path in missing:
-            synced(path.parent)
+            syncing.synced(path.parent)
         self._folder_fd = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(self._folder_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -284,7 +284,7 @@ class Spool:
                 if lost.stem.isdigit() and int(lost.stem) < self.start:
                     lost.unlink()
             reached("spool_trimmed")
-            synced(self.folder)
+            syncing.synced(self.folder)
             self._answers.forget(self.start)
 
 

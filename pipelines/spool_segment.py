@@ -23,8 +23,8 @@ from typing import Final
 import orjson
 import polars as pl
 
+from pipelines import syncing
 from pipelines.model import DeadLetter, Decoded
-from pipelines.syncing import synced
 
 SUFFIX: Final = ".spool"
 LOST: Final = ".lost"
@@ -199,7 +199,7 @@ def create(folder: Path, source: str, stream: str, first: int) -> Segment:
         finally:
             os.close(fd)
         made.rename(path)
-        synced(folder)
+        syncing.synced(folder)
     except OSError:
         # A file that is there but unknown to the spool would stand for records that get written elsewhere.
         made.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.formats.decoded import finish, frame_of
-from pipelines import spool_answers
+from pipelines import spool_answers, syncing
 from pipelines import spool_segment as segments
 from pipelines.ingest import Ingest
 from pipelines.model import DeadLetter, Decoded, PlaceRegistry
@@ -133,8 +133,8 @@ def test_batches_of_another_version_are_read_by_themselves(spool: Spool) -> None
 
 def test_new_folders_are_durable_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
-    real = segments.sync_folder
-    monkeypatch.setattr(segments, "sync_folder", lambda folder: (synced.append(folder), real(folder)))
+    real = syncing.synced
+    monkeypatch.setattr(syncing, "synced", lambda folder: (synced.append(folder), real(folder)))
     opened(tmp_path / "a" / "b").close()
     assert set(synced) == {tmp_path, tmp_path / "a", tmp_path / "a" / "b"}
 
@@ -516,14 +516,14 @@ def test_a_failed_append_leaves_nothing_behind(
 def test_a_new_file_that_cannot_be_made_costs_only_that_append(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spool = opened(tmp_path, segment_bytes=1200, max_bytes=1 << 16)
     spool.append(batch("x", 2), 1)
-    for name in ("write", "sync_folder"):
+    for module, name in ((segments, "write"), (syncing, "synced")):
         with monkeypatch.context() as patch:
 
             def fails(_: object, offset: int = 0, *more: object) -> None:
                 if offset == 0:
                     raise OSError(errno.ENOSPC, "No space left on device")
 
-            patch.setattr(segments, name, fails)
+            patch.setattr(module, name, fails)
             with pytest.raises(OSError, match="No space left"):
                 spool.append(batch("y", 2), 2)
         assert len(list(tmp_path.iterdir())) == 1
