@@ -42,6 +42,8 @@ class Step:
     readings: pl.DataFrame
     episodes: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=EPISODES_SCHEMA))
     transitions: tuple[Transition, ...] = ()
+    rests: bool = False
+    """Whether the brain is between two strides after it, so that its state may be kept."""
 
 
 class Brain:
@@ -165,7 +167,7 @@ class Brain:
             self._keep(told, frame)
             found.append(frame)
         transitions = self._judge(told)
-        yield Step(_joined(found), self.episodes.episodes(revision), transitions)
+        yield Step(_joined(found), self.episodes.episodes(revision), transitions, rests=True)
         self._forget()
 
     def _keep(self, told: _Told, frame: pl.DataFrame) -> None:

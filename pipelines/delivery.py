@@ -46,6 +46,8 @@ from pipelines.streams import DAY_MS, Stream
 
 COMMIT_EVENTS: Final = 1_000_000
 """Events of a replayed step: large enough that the fixed cost of an insert does not matter."""
+LONG_STEP_S: Final = 2.0
+"""A step that takes longer is kept between two strides of the brain as well."""
 FARTHEST_MS: Final = 31 * DAY_MS
 """How long time may go on after the last event of a replay."""
 
@@ -146,6 +148,8 @@ class Run:
         self._floor: dict[str, int] = {}
         """Positions at the base of the running generation of the checkpoint; of an earlier process they are not known."""
         self._outbox: tuple[Transition, ...] = ()
+        self._rest: dict[str, Any] | None = None
+        """Of a long step whose rows are stored: its plan, and the watermarks up to which it is to be judged."""
         self._seen = self._visible()
         if saved:
             self._restore(saved)
@@ -159,6 +163,7 @@ class Run:
             "identity": self.durable.identity, "rows": {table: dict(months) for table, months in self.kept.rows.items()},
             "dropped": {name: dict(kept.dropped) for name, kept in self.retention.items()},
             "counts": self.counts.saved(), "outbox": [asdict(transition) for transition in self._outbox],
+            "rest": self._rest,
         }  # fmt: skip
         parts: Parts = {"run": run}
         parts |= prefixed("intake/", self.intake.saved(whole))
@@ -176,7 +181,7 @@ class Run:
                     self.kept.rows.pop(f"rows_{rollup.name}", None)  # the store sets that table aside (rule 16)
         for name, kept in self.retention.items():
             kept.dropped |= run["dropped"].get(name, {})
-        self._outbox = tuple(Transition(**told) for told in run["outbox"])
+        self._outbox, self._rest = tuple(Transition(**told) for told in run["outbox"]), run["rest"]
         self.intake.load(under(saved, "intake/"))
         self._seen = self._visible()
         try:
@@ -198,9 +203,11 @@ class Run:
                     self.store.call(partial(self._retire, f"rows_{rollup}", before))
         if self._outbox:
             self._publish([Step(NO_READINGS, transitions=self._outbox)])
+        if (rest := self._rest) is not None:
+            self._finish(Plan(**rest["plan"]), [], [], rest["watermarks"])
         for plan in plans:
             self._again(Plan(**plan))
-        return len(plans)
+        return len(plans) + (rest is not None)
 
     def _again(self, plan: Plan) -> None:
         match plan.kind:
@@ -304,10 +311,15 @@ class Run:
         """
         if self.durable is not None and not again:
             self.store.call(partial(self._plan, self.durable.journal, asdict(plan)))
-        events: Iterable[Stamped] = [block for s in self.streams.values() for block in s.taken()]
+        return self._finish(plan, rows, [block for s in self.streams.values() for block in s.taken()], watermarks)
+
+    def _finish(
+        self, plan: Plan, rows: list[Rows], events: list[Stamped], watermarks: Mapping[str, int]
+    ) -> Step | None:
+        """A step from its rows and events on; or, after a restart, what was left of it."""
         parts: list[Step] = []
         last = None
-        started = time.perf_counter()
+        began = started = time.perf_counter()
         for last in self._steps(plan, rows, events, watermarks):
             self.counts.spent(brain=time.perf_counter() - started)
             self._write(rows, events, last, plan.now)
@@ -315,8 +327,14 @@ class Run:
             if self.publish is not None:
                 parts.append(last)
             started = time.perf_counter()
+            if self.durable is not None and last.rests and started - began > LONG_STEP_S:
+                self._rest = {"plan": asdict(plan), "watermarks": dict(watermarks)}
+                self._outbox = _transitions(parts)
+                self._checkpoint(self.durable.journal)
+                self._publish(parts)
+                parts, began = [], started
         reached("step_judged")
-        self._outbox = tuple(transition for part in parts for transition in part.transitions)
+        self._outbox, self._rest = _transitions(parts), None
         self.intake.beats = []
         self.finished = plan.kind == "close"
         self._seen = self._visible()
@@ -439,6 +457,10 @@ class Run:
     def _revision(self) -> int:
         """Monotone, not dense (rule 33)."""
         return (self.epoch << 32) | (self.counts.steps + 1)
+
+
+def _transitions(parts: Iterable[Step]) -> tuple[Transition, ...]:
+    return tuple(transition for part in parts for transition in part.transitions)
 
 
 class TooFar(ValueError):

@@ -17,11 +17,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from pipelines import delivery
 from pipelines.brain import Step
-from pipelines.delivery import Batch, Durable, Now, Run
+from pipelines.delivery import Batch, Durable, Now, Plan, Run
 from pipelines.episodes import Transition
 from pipelines.input_clock import InputClock
 from pipelines.journal import Journal, Recovered, recover
+from pipelines.model import Rows, Stamped
 from sinks.difference import Mismatch
 from sinks.memory import MemorySink
 from tests.conformance.small_city import END, START, log
@@ -172,6 +174,30 @@ def test_files(counted: Counter[str], seed: int, commit_events: int, inputs: int
 def test_live(counted: Counter[str], seed: int, inputs: int, shares: list[float]) -> None:
     spread = dict.fromkeys(("link", "air", "http", "case"), inputs)
     calm, broken = calm_and_broken(arrivals(log(seed), seed, spread), How(block=50), True, shares)
+    same(counted, calm, broken)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_long_steps_are_kept_between_strides(counted: Counter[str], seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step holds the whole log; what was judged of it is not judged again."""
+
+    def short_strides(
+        self: Run, plan: Plan, rows: list[Rows], events: list[Stamped], marks: dict[str, int]
+    ) -> Iterator[Step]:
+        yield from self.brain.strides(rows, events, marks, self._revision, cells=300)
+        if plan.kind == "close" and plan.until is None:
+            yield self.brain.close(self._revision())
+
+    monkeypatch.setattr(Run, "_steps", short_strides)
+    monkeypatch.setattr(delivery, "LONG_STEP_S", 0.0)
+    with tempfile.TemporaryDirectory() as folder:
+        calm = Begun(arrivals(log(seed), seed), How(10_000), Path(folder) / "calm", False)
+        calm.folder.mkdir()
+        written = calm.life()
+        assert written > 60, "there must be many strides to stop between"
+        broken = Begun(calm.arrived, calm.how, Path(folder) / "broken", False)
+        broken.folder.mkdir()
+        broken_at(broken, written, [0.3, 0.2, 0.4, 0.1, 0.3])
     same(counted, calm, broken)
 
 
