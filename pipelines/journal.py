@@ -16,8 +16,9 @@ import io
 import os
 import re
 import struct
+import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -53,7 +54,10 @@ class Recovered:
 
 
 class Journal:
-    """Writes one folder's checkpoints. Calls come from one thread; each returns when what it wrote is durable."""
+    """Writes one folder's checkpoints. Calls come from one thread; each returns when what it wrote is durable.
+
+    `told`, if set, is called after each step with its number, and the seconds that its plan and its record took.
+    """
 
     def __init__(self, folder: Path, *, fsync: bool = True, long_bytes: int = LONG_BYTES) -> None:
         self.folder, self.fsync, self.long_bytes = folder, fsync, long_bytes
@@ -62,6 +66,13 @@ class Journal:
         self._state: io.FileIO | None = None
         self._plans: io.FileIO | None = None
         self._base = self._size = 0
+        self.told: Callable[[int, float], None] | None = None
+        self._plan_s = 0.0
+
+    @property
+    def size(self) -> int:
+        """Bytes of the running checkpoint."""
+        return self._size
 
     @property
     def long(self) -> bool:
@@ -70,6 +81,7 @@ class Journal:
 
     def begin(self, parts: Parts, plans: Iterable[Mapping[str, Any]] = ()) -> None:
         """A new generation with this base; `plans` are steps that were begun after it and are still to be done."""
+        started = time.perf_counter()
         self.close()
         number = self.generation + 1
         encoded = MAGIC % VERSION + encode({"set": parts, "gone": []})
@@ -90,18 +102,28 @@ class Journal:
             if old < number - 1:
                 (self.folder / f"checkpoint-{old}").unlink()
                 (self.folder / f"plans-{old}").unlink(missing_ok=True)
+        self._tell(parts, started)
 
     def plan(self, plan: Mapping[str, Any]) -> None:
         """A step is about to be written."""
         assert self._plans is not None
+        started = time.perf_counter()
         self._append(self._plans, _line(plan))
+        self._plan_s += time.perf_counter() - started
 
     def step(self, changed: Parts, gone: Iterable[str]) -> None:
         """A step is in the store: what it changed of the state."""
         assert self._state is not None
+        started = time.perf_counter()
         encoded = encode({"set": changed, "gone": list(gone)})
         self._append(self._state, encoded)
         self._size += len(encoded)
+        self._tell(changed, started)
+
+    def _tell(self, parts: Parts, started: float) -> None:
+        spent, self._plan_s = self._plan_s + time.perf_counter() - started, 0.0
+        if self.told is not None:
+            self.told(parts["run"]["step"], spent)
 
     def close(self) -> None:
         for file in (self._state, self._plans):
