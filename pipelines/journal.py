@@ -5,8 +5,7 @@ a step: the parts that changed and the names of those that are gone. `plans-N` h
 since that base, synced before anything of the step is written. A new generation begins at every start and whenever a
 checkpoint has grown long; the one before the last is removed then.
 
-Parts are plain data: None, booleans, integers, floats, texts, lists and mappings with text keys, NumPy arrays of
-numbers, and Polars frames. Every record carries its length and checksum. A record that was cut off at the end of a file
+Every record carries its length and checksum (`pipelines/checkpoint_record.py`). A record that was cut off at the end of a file
 was never acknowledged and is left out; anything else that is damaged is named, and the generation before is used.
 """
 
@@ -15,7 +14,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import struct
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -23,18 +21,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import orjson
-import polars as pl
 
+from pipelines.checkpoint_record import MARK, decoded, encode, made
 from pipelines.failpoints import reached
 from pipelines.model import Parts
 
-VERSION: Final = 1
+VERSION: Final = 2
 MAGIC: Final = b"citybrain checkpoint %d\n"
-FRAME: Final = struct.Struct("<4sIII")
-"""Mark, length of the JSON, length of what follows it, checksum of both."""
-MARK: Final = b"REC\n"
 LONG_BYTES: Final = 32 << 20
 """A checkpoint this long, and four times its base, is followed by a new generation."""
 
@@ -201,10 +195,14 @@ def _read(path: Path) -> tuple[Parts, str]:
             f"{path} was written by a newer citybrain (format {int(match[1])}, this one reads up to {VERSION}); run that "
             "version, or start over"
         )
+    if int(match[1]) < VERSION:
+        raise CheckpointError(
+            f"{path} was written by an older citybrain (format {int(match[1])}, this one reads {VERSION})"
+        )
     parts: Parts = {}
     at, base = len(head) + 1, True
     while at < len(data):
-        record = _record(data, at)
+        record = decoded(data, at)
         if record is None:
             break
         change, at = record
@@ -215,56 +213,8 @@ def _read(path: Path) -> tuple[Parts, str]:
     if base:
         raise CheckpointError(f"{path} is damaged at byte {at}, before the end of its base")
     more = at < len(data) and data.find(MARK, at + 1) >= 0
-    return parts, f"{path} is damaged at byte {at}; the state before it is used" if more else ""
-
-
-def encode(tree: Any) -> bytes:
-    """One record: JSON, in which arrays and frames are numbers of the pieces that follow it."""
-    blobs: list[bytes] = []
-
-    def piece(value: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            blobs.append(np.ascontiguousarray(value).tobytes())
-            return {"$array": [len(blobs[-1]), value.dtype.str, list(value.shape)]}
-        if isinstance(value, pl.DataFrame):
-            buffer = io.BytesIO()
-            value.write_ipc(buffer)
-            blobs.append(buffer.getvalue())
-            return {"$frame": len(blobs[-1])}
-        raise TypeError(f"a checkpoint cannot hold {type(value).__name__} {value!r:.80}")
-
-    text = orjson.dumps(tree, default=piece)
-    rest = b"".join(blobs)
-    return FRAME.pack(MARK, len(text), len(rest), zlib.crc32(rest, zlib.crc32(text))) + text + rest
-
-
-def _record(data: bytes, at: int) -> tuple[dict[str, Any], int] | None:
-    """The record that begins there and where the next one does; None when it is not whole."""
-    if at + FRAME.size > len(data):
-        return None
-    mark, size, more, checksum = FRAME.unpack_from(data, at)
-    at += FRAME.size
-    text, rest = data[at : at + size], data[at + size : at + size + more]
-    if mark != MARK or len(text) + len(rest) != size + more or zlib.crc32(rest, zlib.crc32(text)) != checksum:
-        return None
-    used = 0
-
-    def whole(value: Any) -> Any:
-        nonlocal used
-        if isinstance(value, list):
-            return [whole(x) for x in value]
-        if not isinstance(value, dict):
-            return value
-        if "$array" in value:
-            length, dtype, shape = value["$array"]
-            used += length
-            return np.frombuffer(rest[used - length : used], np.dtype(dtype)).reshape(shape).copy()
-        if "$frame" in value:
-            used += value["$frame"]
-            return pl.read_ipc(rest[used - value["$frame"] : used])
-        return {name: whole(x) for name, x in value.items()}
-
-    return whole(orjson.loads(text)), at + size + more
+    # Most of what a long file holds was replaced later on: arrays and frames are made of what is left.
+    return made(parts), f"{path} is damaged at byte {at}; the state before it is used" if more else ""
 
 
 def _line(plan: Mapping[str, Any]) -> bytes:
