@@ -17,6 +17,7 @@ import polars as pl
 
 from commands.durable import claim, examined, folder_of, opened
 from commands.inputs import UserError, city_of, made_folder
+from commands.watching import told, watched
 from connectors.http_push import Push, push_router
 from connectors.simulator import GENERATORS
 from connectors.simulator_source import sources
@@ -24,6 +25,7 @@ from connectors.tokens import Tokens
 from dashboards.app import create_app
 from dashboards.board import Board, StreamHealth
 from dashboards.metrics import Metrics
+from dashboards.pulse import Switch
 from dashboards.serve import listen, serve
 from pipelines import catalogue
 from pipelines.brain import Step
@@ -165,7 +167,7 @@ def run(options: Options, stop: threading.Event) -> None:
             sock=sock,
         )
         print(f"citybrain: {city.en} at {serving.url}  (Ctrl-C ends it; store: {folder})", flush=True)
-        store = StoreThread(sink)
+        store, switch = StoreThread(sink), None
         try:
             made = sources(city, streams, beat(), beat, seed=options.seed)
             run = Run(
@@ -189,11 +191,15 @@ def run(options: Options, stop: threading.Event) -> None:
             def between() -> None:
                 serve_requests(folder, sink)
 
+            pulse = watched(run, durable, sink, store, board, metrics, pushed.push)
+            switch = Switch(pulse, lambda stalled: told(board, stalled))
             Live(options, run, board, metrics, clock, stop, pushed, between).go(now)
         except StoreError as error:
             board.fail("store", str(error))
             raise
         finally:
+            if switch is not None:
+                switch.close()
             serving.stop()
             pushed.push.close()
             store.close()
@@ -318,6 +324,7 @@ class Live:
         self.board.release()
         self.clock.go()
         while not self.stop.is_set():
+            self.alive()
             now = self.clock()
             if walled and now - self.run.intake.now.at > MINUTE_MS:  # a sleeping machine
                 self.catch_up(now)
@@ -338,7 +345,13 @@ class Live:
     def ends(self, now: int) -> bool:
         return self.options.until is not None and now >= self.options.until
 
+    def alive(self) -> None:
+        """For the dead man's switch: the loop goes on."""
+        if self.board.pulse is not None:
+            self.board.pulse.beat()
+
     def beat(self, at: int) -> None:
+        self.alive()
         for source in self.pushed.joining(self.run) if self.pushed is not None else ():
             self.run.intake.attach(source, at)
         self.run.poll(at)

@@ -12,6 +12,7 @@ import hashlib
 import logging
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -77,6 +78,8 @@ class Push:
         self._large = threading.Semaphore(LARGE)
         self._pool = ThreadPoolExecutor(THREADS, "push")
         self._waiting = self._waiting_bytes = 0
+        self.refused: Counter[str] = Counter()
+        """Requests answered with 429, by the input that they were for."""
         self._closed = False
         for path in sorted(folder.glob("*/*")):
             source, stream = path.parent.name, path.name
@@ -96,6 +99,10 @@ class Push:
         self._pool.shutdown()
         for _, _, spool in self.inputs():
             spool.close()
+
+    def spools(self) -> list[tuple[str, int, bool]]:
+        """(input name, bytes held, whether it is full) of every spool."""
+        return [(name, spool.held_bytes, spool.full) for name, _, spool in self.inputs()]
 
     # On the event loop -----------------------------------------------------------------------------------------------
 
@@ -123,18 +130,29 @@ class Push:
             raise Problem(400, "Idempotency-Key is not allowed; send one, of 1 to 128 visible ASCII characters")
         if self._closed:
             raise Problem(503, "the server is ending; send again later", headers={"Retry-After": FULL_S})
+        try:
+            status, told = await self._admitted(request, source, stream, media, encoding, keys[0] if keys else None)
+        except Problem as problem:
+            if problem.status == 429:
+                self.refused[f"push:{source}:{stream}"] += 1
+            raise
+        return Response(told, status, media_type="application/json" if status < 400 else MEDIA_TYPE)
+
+    async def _admitted(
+        self, request: Request, source: str, stream: str, media: str, encoding: str, key: str | None
+    ) -> tuple[int, bytes]:
+        """Reads the body and has it stored, if that fits beside what is under way."""
         if self._waiting >= MAX_WAITING:
             raise _busy()
         self._waiting += 1
         body = bytearray()
         try:
             await self._read(request, body)
-            work = (source, stream, media, encoding, bytes(body), keys[0] if keys else None)
-            status, told = await asyncio.get_running_loop().run_in_executor(self._pool, self._take, *work)
+            work = (source, stream, media, encoding, bytes(body), key)
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._take, *work)
         finally:
             self._waiting -= 1
             self._waiting_bytes -= len(body)
-        return Response(told, status, media_type="application/json" if status < 400 else MEDIA_TYPE)
 
     async def _read(self, request: Request, body: bytearray) -> None:
         """The body as it was sent, bounded in size and time, and counted in what all requests may hold."""

@@ -11,6 +11,7 @@ import orjson
 import polars as pl
 
 from dashboards.alerts import AlertBook, Change
+from dashboards.pulse import Pulse, Stalled
 from dashboards.ring import Ring
 from dashboards.tiles import Key, Sites, Tile, iso, newest, rows, tile
 from pipelines.model import EPISODES_SCHEMA, READINGS_SCHEMA
@@ -65,6 +66,8 @@ class Board:
         self.build = ""
         """Names the files of the page; set with `describe` by whoever serves it."""
         self.stuck_after_ms = stuck_after_ms
+        self.pulse: Pulse | None = None
+        """The run's, whose silence is told (rule 39); None: nobody watches it."""
         self._catalogue = orjson.Fragment(b"{}")
         self._lock = threading.RLock()
         self._final: dict[Key, Tile] = {}
@@ -208,11 +211,12 @@ class Board:
 
     def not_ready(self) -> list[str]:
         """Why this run should not be relied on now; empty when it may be."""
-        now = self.clock()
+        now, stalled = self.clock(), self.stalled()
+        reasons = [] if stalled is None else [stalled.text]
         with self._lock:
             if self._held:
-                return [self._held]
-            reasons = [f"{part} has failed: {reason}" for part, reason in sorted(self._failures.items())]
+                return [*reasons, self._held]
+            reasons += [f"{part} has failed: {reason}" for part, reason in sorted(self._failures.items())]
             if not self._first_reading:
                 reasons.append("there is no first reading yet")
             for stream, advance in sorted(self._advances.items()):
@@ -244,8 +248,19 @@ class Board:
             self._cached = (seq, encoded)
         return seq, encoded
 
+    def stalled(self) -> Stalled | None:
+        """What the dead man's switch says: None while the run makes progress."""
+        return None if self.pulse is None else self.pulse.stalled()
+
     def heartbeat(self) -> bytes:
-        return orjson.dumps({**self._frame(self.clock()), "build": self.build, "ready": not self.not_ready()})
+        stalled = self.stalled()
+        told = None if stalled is None else {"part": stalled.part, "for_s": round(stalled.for_s), "text": stalled.text}
+        ready = not self.not_ready()
+        return orjson.dumps({**self._frame(self.clock()), "build": self.build, "ready": ready, "stalled": told})
+
+    def announce(self) -> None:
+        """Sends every client a heartbeat now: progress stopped, or goes on."""
+        self.ring.publish("hb", self.heartbeat())
 
     def tiles(self) -> list[Tile]:
         """City and district tiles, final and provisional, in the order of their keys."""

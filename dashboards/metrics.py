@@ -1,7 +1,8 @@
 """`/metrics`: the list of names that operators may rely on, and the collector that fills them from the board.
 
-`docs/metrics.md` is `render()`. A label takes at most `LABEL_VALUES` different values per metric; what is beyond is
-left out and counted in `citybrain_labels_dropped_total`, so that many places cannot flood a Prometheus server.
+`docs/metrics.md` is `render()`; what is asked of the run itself is in `dashboards/run_metrics.py`. A label takes at most
+`LABEL_VALUES` different values per metric; what is beyond is left out and counted in `citybrain_labels_dropped_total`, so
+that many places cannot flood a Prometheus server.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final, Literal, cast
@@ -21,6 +22,8 @@ from prometheus_client.registry import Collector
 
 from dashboards.alerts import LEVELS, STATES
 from dashboards.board import Board
+from dashboards.pulse import BOUND_S
+from dashboards.run_metrics import Sample, Watched, gathered
 from pipelines.model import NEVER
 
 LABEL_VALUES: Final = 200
@@ -72,6 +75,28 @@ METRICS: Final[tuple[Documented, ...]] = (
     Documented("citybrain_ready", "gauge", (), "1 when /readyz says yes, else 0."),
     Documented("citybrain_step_duration_seconds", "histogram", (), "Wall time of one step of the run."),
     Documented("citybrain_store_rows_total", "counter", ("table",), "Rows written to the store."),
+    # What makes a step durable (rules 33 to 36), and the dead man's switch (rule 39). Ages by the wall clock.
+    Documented("citybrain_stalled", "gauge", (), "1 while the run makes no progress: no step becomes durable."),
+    Documented("citybrain_durable_step", "gauge", (), "The step last made durable; counted over restarts."),
+    Documented("citybrain_durable_age_seconds", "gauge", (), "How long ago that was; grows when nothing is durable."),
+    Documented("citybrain_checkpoint_duration_seconds", "histogram", (), "Plan and record of one step, with fsync."),
+    Documented("citybrain_checkpoint_bytes", "gauge", (), "Size of the running checkpoint."),
+    Documented(
+        "citybrain_late_unapplied_total", "counter", (), "Late events whose windows lost their rows: in no reading."
+    ),
+    Documented(
+        "citybrain_store_queue_length", "gauge", (), "Batches and actions that wait for the thread that writes."
+    ),
+    Documented("citybrain_store_trouble", "gauge", (), "1 while the store does not take what it is sent."),
+    Documented(
+        "citybrain_store_trouble_since_timestamp_seconds", "gauge", (), "Since when; no sample when all is well."
+    ),
+    Documented("citybrain_store_resends_total", "counter", (), "Writes that were sent again."),
+    Documented("citybrain_store_disk_free_bytes", "gauge", (), "Free bytes of the disk of an embedded store."),
+    # What is pushed: one spool an input.
+    Documented("citybrain_spool_bytes", "gauge", ("input",), "Bytes that a spool holds."),
+    Documented("citybrain_spool_full", "gauge", ("input",), "1 when a spool is full and pushes are answered with 429."),
+    Documented("citybrain_push_refused_total", "counter", ("input",), "Pushes answered with 429: full, or too many."),
     # Pages and other clients of /api/v1/stream.
     Documented("citybrain_sse_clients", "gauge", (), "Connected clients."),
     Documented("citybrain_sse_events_total", "counter", ("event",), "Events sent; a reset: a slow client."),
@@ -82,12 +107,32 @@ METRICS: Final[tuple[Documented, ...]] = (
 NAMES: Final = tuple(m.name for m in METRICS)
 _BY_NAME: Final = {m.name: m for m in METRICS}
 STEP_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+CHECKPOINT_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
-Sample = tuple[tuple[str, ...], float]
+
+class _Histogram:
+    """Counts by upper bound; one thread observes, another one reads."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds, self._lock = bounds, threading.Lock()
+        self._counts, self._seconds = [0] * (len(bounds) + 1), 0.0
+
+    def observe(self, seconds: float) -> None:
+        with self._lock:
+            self._counts[bisect_left(self._bounds, seconds)] += 1
+            self._seconds += seconds
+
+    def family(self, documented: Documented) -> HistogramMetricFamily:
+        with self._lock:
+            counts, seconds = list(accumulate(self._counts)), self._seconds
+        bounds = [*(str(b) for b in self._bounds), "+Inf"]
+        buckets = list(zip(bounds, counts, strict=True))
+        return HistogramMetricFamily(documented.name, documented.help, buckets=buckets, sum_value=seconds)
 
 
 class Metrics:
-    """The registry of one run. Its thread calls `step` and `stored`; the rest is read from the board on a scrape."""
+    """The registry of one run. Its threads call `step`, `stored` and `checkpoint`; the rest is read on a scrape, from the
+    board and from `watched` where that is set."""
 
     def __init__(self, board: Board, label_values: int = LABEL_VALUES) -> None:
         self.registry = CollectorRegistry()
@@ -98,15 +143,17 @@ class Metrics:
         self._seen: dict[tuple[str, str], set[str]] = {}
         self._dropped: Counter[str] = Counter()
         self._rows: Counter[str] = Counter()
-        self._steps = [0] * (len(STEP_BUCKETS) + 1)
-        self._seconds = 0.0
+        self._steps, self._checkpoints = _Histogram(STEP_BUCKETS), _Histogram(CHECKPOINT_BUCKETS)
+        self.watched: Watched | None = None
         self.registry.register(_FromBoard(self))
 
     def step(self, seconds: float) -> None:
         """One step of the run took that long."""
-        with self._lock:
-            self._steps[bisect_left(STEP_BUCKETS, seconds)] += 1
-            self._seconds += seconds
+        self._steps.observe(seconds)
+
+    def checkpoint(self, seconds: float) -> None:
+        """Plan and record of one step took that long."""
+        self._checkpoints.observe(seconds)
 
     def stored(self, table: str, rows: int) -> None:
         """That many rows were written to a table."""
@@ -132,13 +179,8 @@ class Metrics:
                 if self._within(name, documented.labels, values):
                     family.add_metric(values, number)
             yield family
-        with self._lock:
-            counts, seconds = list(accumulate(self._steps)), self._seconds
-        steps = _BY_NAME["citybrain_step_duration_seconds"]
-        bounds = [*(str(b) for b in STEP_BUCKETS), "+Inf"]
-        yield HistogramMetricFamily(
-            steps.name, steps.help, buckets=list(zip(bounds, counts, strict=True)), sum_value=seconds
-        )
+        yield self._steps.family(_BY_NAME["citybrain_step_duration_seconds"])
+        yield self._checkpoints.family(_BY_NAME["citybrain_checkpoint_duration_seconds"])
         # Last, because the metrics above may have dropped samples just now.
         dropped = _BY_NAME["citybrain_labels_dropped_total"]
         family = CounterMetricFamily(dropped.name, dropped.help, labels=dropped.labels)
@@ -197,6 +239,7 @@ class Metrics:
         with self._lock:
             written = sorted(self._rows.items())
         yield "citybrain_store_rows_total", [((table,), float(count)) for table, count in written]
+        yield from gathered(self.watched)
 
 
 class _FromBoard(Collector):
@@ -224,4 +267,16 @@ def render() -> str:
         "|---|---|---|---|",
     ]
     lines += [f"| `{m.name}` | {m.kind} | {', '.join(m.labels) or '-'} | {m.help} |" for m in METRICS]
+    lines += [
+        "",
+        "## When the brain itself stops",
+        "",
+        f"No step durable for {BOUND_S:g} s of wall time, or a loop that stands still for as long, trips the dead man's switch:",
+        "`/readyz` answers 503 with the reason, the page shows a banner, heartbeats of the event stream carry `ready: false`",
+        "and `stalled`, `citybrain_stalled` is 1. It clears when a step becomes durable. The thread that serves computes all",
+        "of that, so a store or a loop that hangs cannot keep it quiet.",
+        "",
+        "`dashboards/prometheus/citybrain.rules.yml` has alert rules for a Prometheus server: a Watchdog that always fires,",
+        "no progress, store away, disk nearly full, spool full. `promtool test rules citybrain.test.yml` beside it tests them.",
+    ]
     return "\n".join(lines) + "\n"

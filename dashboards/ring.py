@@ -86,12 +86,12 @@ class Ring:
     def identity(self, seq: int) -> str:
         return f"{self.epoch}-{seq}"
 
-    def publish(self, event: Literal["delta", "alert"], data: bytes) -> int:
+    def publish(self, event: Literal["delta", "alert", "hb"], data: bytes) -> int:
         """Adds an event and wakes the clients; its number."""
         with self._lock:
             self._last += 1
             encoded = encode(event, self.identity(self._last), data)
-            topic: Topic = "alerts" if event == "alert" else "screen"
+            topic: Topic = "screen" if event == "delta" else "alerts"
             self._events.append(Event(self._last, event, topic, self._monotonic(), encoded))
             self._bytes += len(encoded)
             self._forget()

@@ -2,7 +2,8 @@
 
 Wire format: `retry: 2000` once; then events with `id: <epoch>-<seq>`, `event: snapshot | delta | alert | hb | reset`
 and `data:` one JSON object with `v, as_of, sent`. `hb` comes every 5 s as a real event, because scripts cannot see
-comments; a comment every 15 s is for proxies, which can.
+comments; a comment every 15 s is for proxies, which can. It carries `ready`, and `stalled` while the run makes no progress
+(rule 39): the thread that serves computes both, whatever hangs.
 """
 
 from __future__ import annotations

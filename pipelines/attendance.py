@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import numpy as np
 import polars as pl
 
 from pipelines.cells import grid
-from pipelines.model import NEVER
+from pipelines.model import NEVER, Parts
 from pipelines.place_tree import Ints, PlaceTree
 from pipelines.presence import Presence, Spans
 from pipelines.streams import DAY_MS, Stream
@@ -49,14 +48,18 @@ class Attendance:
             self.told.join(since, until)
             self.heard.join(since, until)
 
-    def saved(self) -> dict[str, Any]:
-        """Plain data for a checkpoint."""
-        return {"presence": self.presence.saved(), "told": self.told.saved(), "heard": self.heard.saved()}
+    def saved(self, whole: bool) -> Parts:
+        """State by name for a checkpoint: all, or what changed since the last call."""
+        parts: Parts = {"times": [self.told.saved(), self.heard.saved()]}
+        if whole or self.presence.unsaved:
+            parts["presence"], self.presence.unsaved = self.presence.saved(), False
+        return parts
 
-    def load(self, saved: dict[str, Any]) -> None:
-        self.presence.load(saved["presence"])
-        self.told.load(saved["told"])
-        self.heard.load(saved["heard"])
+    def load(self, parts: Parts) -> None:
+        told, heard = parts["times"]
+        self.presence.load(parts["presence"])
+        self.told.load(told)
+        self.heard.load(heard)
 
     def awake(self, after: int, longest_ms: int) -> int:
         """The first instant from `after` on at which a window, `longest_ms` at most with its step, may be open that has

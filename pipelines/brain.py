@@ -353,7 +353,9 @@ class Brain:
     # ------------------------------------------------------------ the checkpoint
     def saved(self, whole: bool) -> Parts:
         """State by name: all, or what changed since the last call (None: gone)."""
-        parts: Parts = {f"stream/{name}": state.saved() for name, state in self.streams.items()}
+        parts: Parts = {}
+        for name, state in self.streams.items():
+            parts |= prefixed(f"stream/{name}/", state.saved(whole))
         for table in self.composites:
             parts |= prefixed(f"composite/{table.indicator.id}/", table.saved(whole))
         return parts | prefixed("episodes/", self.episodes.saved(whole))
@@ -362,8 +364,8 @@ class Brain:
         """Into a fresh brain. `cases` gives the stored events of a lifecycle stream up to the checkpoint; panes are read
         through `older`. A composite that is new begins with what is told from now on."""
         for name, state in self.streams.items():
-            if (saved := parts.get(f"stream/{name}")) is not None:
-                state.load(saved, self.remember_ms, cases(name) if state.book is not None else ())
+            if mine := under(parts, f"stream/{name}/"):
+                state.load(mine, self.remember_ms, cases(name) if state.book is not None else ())
         for table in self.composites:
             if mine := under(parts, f"composite/{table.indicator.id}/"):
                 table.load(mine)

@@ -5,8 +5,7 @@ a step: the parts that changed and the names of those that are gone. `plans-N` h
 since that base, synced before anything of the step is written. A new generation begins at every start and whenever a
 checkpoint has grown long; the one before the last is removed then.
 
-Parts are plain data: None, booleans, integers, floats, texts, lists and mappings with text keys, NumPy arrays of
-numbers, and Polars frames. Every record carries its length and checksum. A record that was cut off at the end of a file
+Every record carries its length and checksum (`pipelines/checkpoint_record.py`). A record that was cut off at the end of a file
 was never acknowledged and is left out; anything else that is damaged is named, and the generation before is used.
 """
 
@@ -15,26 +14,22 @@ from __future__ import annotations
 import io
 import os
 import re
-import struct
+import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import orjson
-import polars as pl
 
+from pipelines.checkpoint_record import MARK, decoded, encode, made
 from pipelines.failpoints import reached
 from pipelines.model import Parts
 from pipelines.syncing import synced
 
-VERSION: Final = 1
+VERSION: Final = 2
 MAGIC: Final = b"citybrain checkpoint %d\n"
-FRAME: Final = struct.Struct("<4sIII")
-"""Mark, length of the JSON, length of what follows it, checksum of both."""
-MARK: Final = b"REC\n"
 LONG_BYTES: Final = 32 << 20
 """A checkpoint this long, and four times its base, is followed by a new generation."""
 
@@ -54,7 +49,10 @@ class Recovered:
 
 
 class Journal:
-    """Writes one folder's checkpoints. Calls come from one thread; each returns when what it wrote is durable."""
+    """Writes one folder's checkpoints. Calls come from one thread; each returns when what it wrote is durable.
+
+    `told`, if set, is called after each step with its number, and the seconds that its plan and its record took.
+    """
 
     def __init__(self, folder: Path, *, fsync: bool = True, long_bytes: int = LONG_BYTES) -> None:
         self.folder, self.fsync, self.long_bytes = folder, fsync, long_bytes
@@ -63,6 +61,13 @@ class Journal:
         self._state: io.FileIO | None = None
         self._plans: io.FileIO | None = None
         self._base = self._size = 0
+        self.told: Callable[[int, float], None] | None = None
+        self._plan_s = 0.0
+
+    @property
+    def size(self) -> int:
+        """Bytes of the running checkpoint."""
+        return self._size
 
     @property
     def long(self) -> bool:
@@ -71,6 +76,7 @@ class Journal:
 
     def begin(self, parts: Parts, plans: Iterable[Mapping[str, Any]] = ()) -> None:
         """A new generation with this base; `plans` are steps that were begun after it and are still to be done."""
+        started = time.perf_counter()
         self.close()
         number = self.generation + 1
         encoded = MAGIC % VERSION + encode({"set": parts, "gone": []})
@@ -91,18 +97,28 @@ class Journal:
             if old < number - 1:
                 (self.folder / f"checkpoint-{old}").unlink()
                 (self.folder / f"plans-{old}").unlink(missing_ok=True)
+        self._tell(parts, started)
 
     def plan(self, plan: Mapping[str, Any]) -> None:
         """A step is about to be written."""
         assert self._plans is not None
+        started = time.perf_counter()
         self._append(self._plans, _line(plan))
+        self._plan_s += time.perf_counter() - started
 
     def step(self, changed: Parts, gone: Iterable[str]) -> None:
         """A step is in the store: what it changed of the state."""
         assert self._state is not None
+        started = time.perf_counter()
         encoded = encode({"set": changed, "gone": list(gone)})
         self._append(self._state, encoded)
         self._size += len(encoded)
+        self._tell(changed, started)
+
+    def _tell(self, parts: Parts, started: float) -> None:
+        spent, self._plan_s = self._plan_s + time.perf_counter() - started, 0.0
+        if self.told is not None:
+            self.told(parts["run"]["step"], spent)
 
     def close(self) -> None:
         for file in (self._state, self._plans):
@@ -173,10 +189,14 @@ def _read(path: Path) -> tuple[Parts, str]:
             f"{path} was written by a newer citybrain (format {int(match[1])}, this one reads up to {VERSION}); run that "
             "version, or start over"
         )
+    if int(match[1]) < VERSION:
+        raise CheckpointError(
+            f"{path} was written by an older citybrain (format {int(match[1])}, this one reads {VERSION})"
+        )
     parts: Parts = {}
     at, base = len(head) + 1, True
     while at < len(data):
-        record = _record(data, at)
+        record = decoded(data, at)
         if record is None:
             break
         change, at = record
@@ -187,56 +207,8 @@ def _read(path: Path) -> tuple[Parts, str]:
     if base:
         raise CheckpointError(f"{path} is damaged at byte {at}, before the end of its base")
     more = at < len(data) and data.find(MARK, at + 1) >= 0
-    return parts, f"{path} is damaged at byte {at}; the state before it is used" if more else ""
-
-
-def encode(tree: Any) -> bytes:
-    """One record: JSON, in which arrays and frames are numbers of the pieces that follow it."""
-    blobs: list[bytes] = []
-
-    def piece(value: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            blobs.append(np.ascontiguousarray(value).tobytes())
-            return {"$array": [len(blobs[-1]), value.dtype.str, list(value.shape)]}
-        if isinstance(value, pl.DataFrame):
-            buffer = io.BytesIO()
-            value.write_ipc(buffer)
-            blobs.append(buffer.getvalue())
-            return {"$frame": len(blobs[-1])}
-        raise TypeError(f"a checkpoint cannot hold {type(value).__name__} {value!r:.80}")
-
-    text = orjson.dumps(tree, default=piece)
-    rest = b"".join(blobs)
-    return FRAME.pack(MARK, len(text), len(rest), zlib.crc32(rest, zlib.crc32(text))) + text + rest
-
-
-def _record(data: bytes, at: int) -> tuple[dict[str, Any], int] | None:
-    """The record that begins there and where the next one does; None when it is not whole."""
-    if at + FRAME.size > len(data):
-        return None
-    mark, size, more, checksum = FRAME.unpack_from(data, at)
-    at += FRAME.size
-    text, rest = data[at : at + size], data[at + size : at + size + more]
-    if mark != MARK or len(text) + len(rest) != size + more or zlib.crc32(rest, zlib.crc32(text)) != checksum:
-        return None
-    used = 0
-
-    def whole(value: Any) -> Any:
-        nonlocal used
-        if isinstance(value, list):
-            return [whole(x) for x in value]
-        if not isinstance(value, dict):
-            return value
-        if "$array" in value:
-            length, dtype, shape = value["$array"]
-            used += length
-            return np.frombuffer(rest[used - length : used], np.dtype(dtype)).reshape(shape).copy()
-        if "$frame" in value:
-            used += value["$frame"]
-            return pl.read_ipc(rest[used - value["$frame"] : used])
-        return {name: whole(x) for name, x in value.items()}
-
-    return whole(orjson.loads(text)), at + size + more
+    # Most of what a long file holds was replaced later on: arrays and frames are made of what is left.
+    return made(parts), f"{path} is damaged at byte {at}; the state before it is used" if more else ""
 
 
 def _line(plan: Mapping[str, Any]) -> bytes:

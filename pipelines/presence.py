@@ -100,6 +100,8 @@ class Presence:
         self.last: Ints = np.zeros(0, dtype=np.int64)
         self.older: dict[int, list[tuple[int, int]]] = {}
         """Earlier runs of the few places that have more than one."""
+        self.unsaved = True
+        """Whether anything changed since a checkpoint was made; whoever makes it says that it was."""
 
     def saved(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""
@@ -128,6 +130,7 @@ class Presence:
         place, lo, hi = places[begin], panes[begin], panes[stop]
         outside = (lo < self.first[place]) | (hi > self.last[place])
         changed = np.stack([place[outside], lo[outside], hi[outside]], axis=1)
+        self.unsaved |= bool(len(changed))
         plain = (lo <= self.last[place] + self.retire_after) & (hi >= self.first[place] - self.retire_after)
         plain |= self.last[place] == NO_RUN
         repeated = np.concatenate([[False], place[1:] == place[:-1]])

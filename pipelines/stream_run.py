@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pipelines.engines.polars_engine import PolarsEngine
 from pipelines.ingest import Ingest
-from pipelines.model import NEVER, Parts, PlaceRegistry, Source, Stamped
+from pipelines.model import NEVER, Parts, PlaceRegistry, Source, Stamped, prefixed, under
 from pipelines.rollup import Rollup
 from pipelines.streams import MINUTE_MS, Stream
 from pipelines.watermark import Input
@@ -83,12 +83,12 @@ class StreamRun:
         """State by name for a checkpoint, between two steps."""
         assert not self.kept and not self.pending, "events that were not taken yet would be lost"
         own = {"watermark": self.watermark, "wm": dict(self._wm), "last_event": self.last_event}
-        return {"own": own, "engine": self.engine.saved(), **self.ingest.saved(whole)}
+        return {"own": own, **prefixed("engine/", self.engine.saved(whole)), **self.ingest.saved(whole)}
 
     def load(self, parts: Parts, now: int) -> None:
         """Into a fresh stream; inputs that joined later are known again, their sources are to be given."""
         self.ingest.load(parts, now)
-        self.engine.load(parts["engine"])
+        self.engine.load(under(parts, "engine/"))
         own = parts["own"]
         self.watermark, self.last_event = own["watermark"], own["last_event"]
         self._wm |= own["wm"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import polars as pl
 
@@ -11,7 +10,7 @@ from pipelines.attendance import Attendance
 from pipelines.city import City
 from pipelines.indicator import Cases, Composite, Derived, Indicator, Panes, Stock
 from pipelines.lifecycle import CaseBook
-from pipelines.model import NEVER, PlaceRegistry
+from pipelines.model import NEVER, Parts, PlaceRegistry
 from pipelines.panes import Older, PaneMemory
 from pipelines.place_tree import PlaceTree
 from pipelines.rollup import Rollup
@@ -57,11 +56,11 @@ class StreamState:
             self.tables.append(PaneTable(self.attendance, rollups[name], memory, group, city.zone))
         self.longest_ms = max((reach_ms(t.window) + step_ms(t.window) for t in self.tables), default=0)
 
-    def saved(self) -> dict[str, Any]:
-        """State for a checkpoint, but for panes and cases: those are read back from the store (`restored`)."""
-        return {"watermark": self.watermark, **self.attendance.saved()}
+    def saved(self, whole: bool) -> Parts:
+        """State by name for a checkpoint, but for panes and cases: those are read back from the store (`restored`)."""
+        return {"watermark": self.watermark, **self.attendance.saved(whole)}
 
-    def load(self, saved: dict[str, Any], remember_ms: int, cases: Iterable[pl.DataFrame]) -> None:
+    def load(self, saved: Parts, remember_ms: int, cases: Iterable[pl.DataFrame]) -> None:
         """Into a fresh state. `cases`: the events of a lifecycle stream (columns of `CaseBook.merge`) up to then."""
         self.watermark = saved["watermark"]
         self.attendance.load(saved)

@@ -49,7 +49,13 @@ class StoreThread:
 
     @property
     def waiting(self) -> int:
+        """Batches and actions that were handed over and not begun."""
         return self._queue.qsize()
+
+    @property
+    def unfinished(self) -> int:
+        """Those, and the one that is being done."""
+        return self._queue.unfinished_tasks
 
     def submit(self, batch: Batch) -> None:
         """Hands a batch over; raises StoreError when an earlier one failed or the thread was closed."""

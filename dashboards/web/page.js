@@ -4,6 +4,7 @@
 const WORDS = {
   "zh-CN": {
     title: "城市运行实时数据", connecting: "连接中", pending: "等待数据", notReady: "运行未就绪，数据可能停滞（原因见 /readyz）", live: "实时", stale: "数据滞后", disconnected: "连接中断",
+    stalled: "系统停滞", stalledLoop: "系统停滞 {0}：处理循环无响应，画面不再更新", stalledStore: "系统停滞 {0}：存储未完成写入，终值不再更新",
     lost: "连接中断，正在重连｜画面为 {0}前的数据", slow: "数据滞后｜画面为 {0}前", waiting: "尚无数据：等待第一批读数",
     alerts: "当前预警", noAlerts: "当前无有效预警 ✓", maybeMore: "列表可能不完整", districts: "各区", sources: "数据来源",
     place: "区", value: "数值", age: "时间", state: "状态", stream: "数据流", last: "最近数据", lateShare: "迟到占比",
@@ -15,6 +16,8 @@ const WORDS = {
   "en-US": {
     title: "Live city operations", connecting: "Connecting", pending: "Waiting for data",
     notReady: "The run is not ready, numbers may be stuck (why: /readyz)", live: "Live", stale: "Data is old", disconnected: "Disconnected",
+    stalled: "No progress", stalledLoop: "No progress for {0}: the loop stands still, nothing on this page moves",
+    stalledStore: "No progress for {0}: the store does not finish its writes, final numbers stand still",
     lost: "Connection lost, reconnecting | showing data from {0} ago", slow: "Data is old | from {0} ago",
     waiting: "No data yet: waiting for the first readings", alerts: "Open alerts", noAlerts: "no open alerts ✓",
     maybeMore: "the list may be incomplete", districts: "Districts", sources: "Sources", place: "District", value: "Value",
@@ -38,7 +41,7 @@ const asked = params.get("lang") || navigator.language || "zh-CN";
 let lang = asked.startsWith("zh") ? "zh-CN" : "en-US";
 
 const state = {
-  catalogue: null, ready: null, byId: new Map(), districts: new Map(), final: new Map(), provisional: new Map(), alerts: new Map(),
+  catalogue: null, ready: null, stalled: null, byId: new Map(), districts: new Map(), final: new Map(), provisional: new Map(), alerts: new Map(),
   streams: {}, build: null, chosen: params.get("indicator"), skew: null, speed: 1, heard: null, source: null, retry: 1, started: Date.now(),
 };
 const $ = (id) => document.getElementById(id);
@@ -284,7 +287,7 @@ function drawAlerts() {
   );
   put($("alerts-count"), open.length ? String(open.length) : "");
   const name = $("head").className;
-  const lost = name === "disconnected" || name === "stale";
+  const lost = name === "disconnected" || name === "stale" || name === "stalled";
   $("alerts-empty").hidden = open.length > 0 && !lost;
   put($("alerts-empty"), lost ? t("maybeMore") : name === "live" ? t("noAlerts") : t("none"));
   mark($("alerts-empty"), "none", name !== "live");
@@ -331,6 +334,10 @@ function connection() {
   if (state.skew === null) return ["connecting", Date.now() - state.started > 10000 ? t("waiting") : ""];
   if (silent > LOST_AFTER_S || (state.source && state.source.readyState === EventSource.CLOSED)) {
     return ["disconnected", t("lost", duration(silent * 1000))];
+  }
+  if (state.stalled) {
+    const since = duration(state.stalled.for_s * 1000 + performance.now() - state.stalled.at);
+    return ["stalled", t(state.stalled.part === "store" ? "stalledStore" : "stalledLoop", since)];
   }
   const readings = [...state.final.values(), ...state.provisional.values()];
   if (!readings.length) return ["pending", t("waiting")];
@@ -385,6 +392,7 @@ const ON = {
   },
   hb(p) {
     state.ready = p.ready;
+    state.stalled = p.stalled ? { ...p.stalled, at: performance.now() } : null;
     if (state.build !== null && p.build !== state.build) location.reload();
     state.build = p.build;
   },
@@ -402,7 +410,7 @@ function connect() {
       else state.heard = performance.now();
       state.retry = 1;
       ON[name](payload);
-      if (name === "snapshot" || name === "alert") draw();
+      if (name === "snapshot" || name === "alert" || name === "hb") draw();
     });
   }
 }

@@ -8,10 +8,12 @@ from typing import Any, Final, assert_never
 import polars as pl
 
 from pipelines.expr import And, Arith, Col, Compare, Const, IsNull, Node, Not, Or
-from pipelines.model import NEVER, Rows, Stamped
+from pipelines.model import NEVER, Parts, Rows, Stamped, numbered, prefixed
 from pipelines.rollup import PACK, Measure, Rollup
 
 MERGE: Final = {"count": "sum", "sum": "sum", "min": "min", "max": "max", "first": "min", "last": "max"}
+DELTAS: Final = 32
+"""So many parts of a checkpoint hold what the steps added to the open panes; then the panes are written whole."""
 NO_MANIFESTS: Final = pl.DataFrame(schema={"pane_start": pl.Int64, "n": pl.Int64})
 
 
@@ -123,17 +125,21 @@ class PolarsEngine:
         """By rollup, up to where its panes were handed over."""
         return {grouped.rollup.name: grouped.closed for grouped in self._grouped}
 
-    def saved(self) -> dict[str, Any]:
-        """State for a checkpoint; to be called after `take`."""
-        return {"wm": dict(self._wm), "rollups": {grouped.rollup.name: grouped.saved() for grouped in self._grouped}}
-
-    def load(self, saved: dict[str, Any]) -> None:
-        """Into a fresh engine. A rollup that is new, or groups in another way now, begins with the events that come."""
-        self._wm |= saved["wm"]
+    def saved(self, whole: bool) -> Parts:
+        """State by name for a checkpoint, to be called after `take`: all, or what changed since the last call (None: gone)."""
+        rollups = {grouped.rollup.name: grouped.saved() for grouped in self._grouped}
+        parts: Parts = {"at": {"wm": dict(self._wm), "rollups": rollups}}
         for grouped in self._grouped:
-            mine = saved["rollups"].get(grouped.rollup.name)
+            parts |= prefixed(f"panes/{grouped.rollup.name}/", grouped.saved_panes(whole))
+        return parts
+
+    def load(self, parts: Parts) -> None:
+        """Into a fresh engine. A rollup that is new, or groups in another way now, begins with the events that come."""
+        self._wm |= parts["at"]["wm"]
+        for grouped in self._grouped:
+            mine = parts["at"]["rollups"].get(grouped.rollup.name)
             if mine is not None and mine["frame_hash"] == grouped.rollup.frame_hash:
-                grouped.load(mine)
+                grouped.load(mine, [panes for _, panes in numbered(parts, f"panes/{grouped.rollup.name}/")])
 
 
 class _Grouped:
@@ -143,6 +149,10 @@ class _Grouped:
         self.rollup = rollup
         self.keys = ["place", "pane_start", *(["bucket"] if rollup.histogram else [])]
         self.partials: list[pl.DataFrame] = []
+        self.unsaved: list[pl.DataFrame] | None = None
+        """What was grouped since the last checkpoint; None before the first."""
+        self.saves: list[int] = []
+        """The numbers of the parts that the checkpoint has of the open panes."""
         self.late: list[pl.DataFrame] = []
         self.counts: dict[int, int] = {}
         self.closed = NEVER
@@ -182,6 +192,8 @@ class _Grouped:
             )
         partial = on_time.group_by(self.keys).agg(self.group).collect()
         self.partials.append(partial)
+        if self.unsaved is not None:
+            self.unsaved.append(partial)
         for start, n in partial.group_by("pane_start").agg(pl.col("n").sum()).iter_rows():
             self.counts[start] = self.counts.get(start, 0) + n
 
@@ -223,14 +235,33 @@ class _Grouped:
     def saved(self) -> dict[str, Any]:
         assert not self.late, "rows that were not taken yet would be lost"
         counts = [[start, n] for start, n in self.counts.items()]
-        return {"frame_hash": self.rollup.frame_hash, "closed": self.closed, "counts": counts, "panes": self.merged()}
+        return {"frame_hash": self.rollup.frame_hash, "closed": self.closed, "counts": counts}
 
-    def load(self, saved: dict[str, Any]) -> None:
+    def saved_panes(self, whole: bool) -> dict[str, pl.DataFrame | None]:
+        """Open panes by number, to be folded together: what was grouped since the last call, and all of it once in a while,
+        so that a restart does not read more than `DELTAS` parts. Rows of panes that have closed may be among them."""
+        parts: dict[str, pl.DataFrame | None] = {}
+        following = self.saves[-1] + 1 if self.saves else 1
+        if whole or self.unsaved is None or len(self.saves) > DELTAS:
+            parts = {} if whole else {str(number): None for number in self.saves}
+            self.saves, frames = [], [self.merged()]
+        else:
+            frames = self.unsaved
+        frames, self.unsaved = [frame for frame in frames if len(frame)], []
+        if frames:
+            parts[str(following)] = frames[0] if len(frames) == 1 else pl.concat(frames)
+            self.saves.append(following)
+        return parts
+
+    def load(self, saved: dict[str, Any], panes: Iterable[pl.DataFrame]) -> None:
         """A measure that is new is null, or 0, for the events that came before it."""
         self.closed, self.counts = saved["closed"], dict(saved["counts"])
         empty = pl.DataFrame(schema=self.schema())
-        kept = [name for name in empty.columns if name in saved["panes"].columns]
-        self.partials = [pl.concat([empty, saved["panes"].select(kept)], how="diagonal").with_columns(self.zeros)]
+        grouped = pl.concat(
+            [empty, *(part.select(c for c in part.columns if c in empty.columns) for part in panes)], how="diagonal"
+        )
+        still = pl.col("pane_start") + self.rollup.pane_ms > self.closed
+        self.partials = [grouped.filter(still).with_columns(self.zeros).group_by(self.keys).agg(self.fold)]
 
     def open_panes(self, watermark: int) -> Rows:
         """What is grouped so far in panes that are still open; nothing changes."""

@@ -14,8 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines import journal
+from pipelines.checkpoint_record import decoded
+from pipelines.engines.polars_engine import PolarsEngine
+from pipelines.expr import Col
 from pipelines.journal import CheckpointError, Journal, recover
+from pipelines.model import Stamped
+from pipelines.rollup import Measure, Rollup
+from pipelines.streams import LINK, MINUTE_MS
 
 FRAME = pl.DataFrame({"place": ["a", "东"], "n": [1, None]}, schema={"place": pl.String, "n": pl.Int64})
 
@@ -74,7 +79,7 @@ def test_a_cut_at_any_byte_is_the_step_before(cut: float, steps: int, tmp_path_f
     written(folder, steps)
     path = folder / "checkpoint-1"
     whole = path.read_bytes()
-    base = journal._record(whole, whole.index(b"\n") + 1)
+    base = decoded(whole, whole.index(b"\n") + 1)
     assert base is not None
     size = base[1] + int(cut * (len(whole) - base[1]))
     path.write_bytes(whole[:size])
@@ -91,7 +96,7 @@ def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint-1"
     whole = path.read_bytes()
     start = whole.index(b"\n") + 1
-    base = journal._record(whole, start)
+    base = decoded(whole, start)
     assert base is not None
     for at in range(0, len(whole), 11):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
@@ -168,8 +173,8 @@ def test_a_plan_that_was_cut_off_had_no_effect_and_a_damaged_one_is_refused(tmp_
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     written(tmp_path, 1)
     path = tmp_path / "checkpoint-1"
-    path.write_bytes(path.read_bytes().replace(b"checkpoint 1\n", b"checkpoint 9\n", 1))
-    with pytest.raises(CheckpointError, match=r"newer citybrain \(format 9, this one reads up to 1\)"):
+    path.write_bytes(path.read_bytes().replace(b"checkpoint 2\n", b"checkpoint 9\n", 1))
+    with pytest.raises(CheckpointError, match=r"newer citybrain \(format 9, this one reads up to 2\)"):
         recover(tmp_path)
 
 
@@ -193,3 +198,51 @@ def test_a_full_disk_leaves_whole_records(tmp_path: Path, monkeypatch: pytest.Mo
     book.step({"run": run(1), "room": True}, [])
     found = recover(tmp_path)
     assert found is not None and found.parts == {"run": run(1), "room": True} and found.plans == []
+
+
+def test_an_older_format_is_named(tmp_path: Path) -> None:
+    written(tmp_path, 1)
+    path = tmp_path / "checkpoint-1"
+    path.write_bytes(path.read_bytes().replace(b"checkpoint 2\n", b"checkpoint 1\n", 1))
+    with pytest.raises(CheckpointError, match=r"older citybrain \(format 1, this one reads 2\)"):
+        recover(tmp_path)
+
+
+def test_each_step_is_told_with_its_number_and_what_it_took(tmp_path: Path) -> None:
+    book, told = Journal(tmp_path, fsync=False), list[tuple[int, float]]()
+    book.told = lambda step, seconds: told.append((step, seconds))
+    book.begin({"run": run(4)})
+    book.plan({"step": 5})
+    book.step({"run": run(5)}, [])
+    assert [step for step, _ in told] == [4, 5] and all(0 < seconds < 5 for _, seconds in told)
+    assert book.size == (tmp_path / "checkpoint-1").stat().st_size
+
+
+def test_open_panes_are_written_as_what_came_and_whole_once_in_a_while() -> None:
+    """At whatever step the state is loaded, it has the open panes of the engine that went on, in few parts."""
+    rollup = Rollup("r", LINK, MINUTE_MS, (Measure("tt", "sum", Col("tt_ms")), Measure("least", "min", Col("tt_ms"))))
+    dice = np.random.default_rng(1)
+    engine, parts, at, compared, parts_most = PolarsEngine([rollup], ["p"]), dict[str, Any](), 0, 0, 0
+    for step in range(150):
+        if dice.random() < 0.8:
+            t = at + dice.integers(0, 9_000, 20)
+            at = int(t.max())
+            events = pl.DataFrame(
+                {"t": t, "place": dice.integers(0, 5, 20).astype(np.uint32), "tt_ms": dice.integers(1, 99, 20)}
+            ).with_columns(pl.lit(False).alias("late"), pl.Series("off", range(20)))
+            engine.add(Stamped("link", "p", events, at - 9_000, at - 9_000))
+        engine.take()
+        for name, part in engine.saved(whole=step in (0, 90)).items():
+            if part is None:
+                parts.pop(name)
+            else:
+                parts[name] = part
+        parts_most = max(parts_most, len(parts))
+        other = PolarsEngine([rollup], ["p"])
+        other.load(parts)
+        mine, its = (rows.open_panes()[0].rows.sort("place", "pane_start") for rows in (engine, other))
+        assert mine.equals(its) and engine.closed() == other.closed()
+        compared += len(mine)
+        parts = {} | parts if step != 89 else {}  # a new generation begins with a base
+    print(f"{compared} rows compared, at most {parts_most} parts")
+    assert compared > 500 and parts_most < 40

@@ -1,0 +1,55 @@
+"""What a live run shows of itself: where `/metrics` finds its numbers, and who hears of the dead man's switch."""
+
+from __future__ import annotations
+
+import sys
+
+from connectors.http_push import Push
+from dashboards.board import Board
+from dashboards.metrics import Metrics
+from dashboards.pulse import Pulse, Stalled
+from dashboards.run_metrics import Watched
+from pipelines.delivery import Durable, Run
+from sinks.clickhouse import ClickHouseSink
+from sinks.surroundings import disk_room
+from sinks.writer import StoreThread
+
+
+def watched(
+    run: Run, durable: Durable, sink: ClickHouseSink, store: StoreThread, board: Board, metrics: Metrics, push: Push
+) -> Pulse:
+    """Lets page and metrics see how the run goes on; returns the pulse of its loop and its writer."""
+
+    def trouble() -> str:
+        found = sink.retry.trouble
+        return "" if found is None else f"the store does not take what it is sent: {found.why}"
+
+    pulse = board.pulse = Pulse(unfinished=lambda: store.unfinished, trouble=trouble)
+    path = sink.address.path
+    metrics.watched = Watched(
+        pulse,
+        sink.retry,
+        checkpoint_bytes=lambda: durable.journal.size,
+        late_unapplied=lambda: run.counts.late_unapplied,
+        waiting=lambda: store.waiting,
+        free_bytes=None if path is None else lambda: disk_room(path).free_bytes,
+        spools=push.spools,
+        refused=lambda: push.refused,
+    )
+
+    def durable_now(step: int, seconds: float) -> None:
+        pulse.durable(step)
+        metrics.checkpoint(seconds)
+
+    durable.journal.told = durable_now
+    return pulse
+
+
+def told(board: Board, stalled: Stalled | None) -> None:
+    """Progress stopped, or goes on: for the pages at once, and for whoever reads the terminal."""
+    board.announce()
+    print(
+        "citybrain: the run makes progress again" if stalled is None else f"citybrain: warning: {stalled.text}",
+        file=sys.stderr,
+        flush=True,
+    )

@@ -1,0 +1,61 @@
+"""What `/metrics` asks of the run itself: durability, the writer, the store, the spools. Asked on a scrape, by its thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from dashboards.pulse import Pulse
+from sinks.retry import Retry
+
+Sample = tuple[tuple[str, ...], float]
+
+
+@dataclass(slots=True)
+class Watched:
+    """Where a run's numbers are. None of these may block: a scrape must be answered while the store hangs."""
+
+    pulse: Pulse
+    retry: Retry
+    checkpoint_bytes: Callable[[], int]
+    late_unapplied: Callable[[], int]
+    waiting: Callable[[], int]
+    free_bytes: Callable[[], int] | None = None
+    """OSError where that cannot be told."""
+    spools: Callable[[], Iterable[tuple[str, int, bool]]] = tuple
+    """(input, bytes held, whether it is full)."""
+    refused: Callable[[], Mapping[str, int]] = dict
+    """Pushes answered with 429, by input."""
+
+
+def gathered(run: Watched | None) -> Iterator[tuple[str, list[Sample]]]:
+    """Samples by metric; of a run that is not watched, none."""
+    trouble = None if run is None else run.retry.trouble
+    spools = [] if run is None else sorted(run.spools())
+    refused = {} if run is None else {name: 0 for name, _, _ in spools} | dict(run.refused())
+
+    def of(number: Callable[[Watched], float | None]) -> list[Sample]:
+        value = None if run is None else number(run)
+        return [] if value is None else [((), float(value))]
+
+    yield "citybrain_stalled", of(lambda x: x.pulse.stalled() is not None)
+    yield "citybrain_durable_step", of(lambda x: x.pulse.step)
+    yield "citybrain_durable_age_seconds", of(lambda x: x.pulse.durable_age_s)
+    yield "citybrain_checkpoint_bytes", of(lambda x: x.checkpoint_bytes())
+    yield "citybrain_late_unapplied_total", of(lambda x: x.late_unapplied())
+    yield "citybrain_store_queue_length", of(lambda x: x.waiting())
+    yield "citybrain_store_trouble", of(lambda _: trouble is not None)
+    since = None if trouble is None else trouble.since_ms / 1000
+    yield "citybrain_store_trouble_since_timestamp_seconds", of(lambda _: since)
+    yield "citybrain_store_resends_total", of(lambda x: x.retry.again_total)
+    yield "citybrain_store_disk_free_bytes", of(_free_bytes)
+    yield "citybrain_spool_bytes", [((name,), float(held)) for name, held, _ in spools]
+    yield "citybrain_spool_full", [((name,), float(full)) for name, _, full in spools]
+    yield "citybrain_push_refused_total", [((name,), float(n)) for name, n in sorted(refused.items())]
+
+
+def _free_bytes(run: Watched) -> float | None:
+    try:
+        return None if run.free_bytes is None else run.free_bytes()
+    except OSError:
+        return None
