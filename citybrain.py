@@ -5,11 +5,13 @@ Heavy libraries are imported by the command that needs them, so that `--help` an
 
 from __future__ import annotations
 
+import errno
 import logging
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -331,22 +333,34 @@ def token_remove(name: TokenName, data: Data = None, city: CityName = None) -> N
 
 
 def main() -> NoReturn:
-    """Runs a command; errors that a user can cause are one line on stderr and exit code 2."""
+    """Runs the command that was typed."""
     # Of a server that does not answer the driver logs a traceback; the error says it in a line.
     logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
     # A supervisor's or a time limit's end runs the same clean-up as Ctrl-C: a temporary store goes. `up` has its own.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    guarded(app)
+
+
+def guarded(work: Callable[[], object]) -> NoReturn:
+    """Does it and ends the process; errors that a user can cause are one line on stderr and the exit code."""
     try:
-        app(standalone_mode=True)
+        work()
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
         code = _code(error)
         if code is None:
             raise
-        sys.stderr.write(f"citybrain: {error}\n")
+        sys.stderr.write(f"citybrain: {_said(error)}\n")
         sys.exit(code)
     sys.exit(0)
+
+
+def _said(error: Exception) -> str:
+    """Of a full disk the system says only that a call failed."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full: {error}; free some space and type the same command again"
+    return str(error)
 
 
 def _code(error: Exception) -> int | None:

@@ -59,7 +59,7 @@ def replay(inputs: Inputs, options: Options, quiet: bool = False) -> dict[str, A
     with opened_store(options, inputs, indicators) as (sink, shown, epoch, durable):
         gc.freeze()  # what was imported is never garbage: not looked at again and again
         started = time.perf_counter()
-        store = StoreThread(sink)
+        store = StoreThread(sink, retry=sink.retry)
         run = Run(
             inputs.city, indicators, inputs.streams, inputs.attached, store, live=False, epoch=epoch, older=sink.panes,
             cases=sink.lifecycles, durable=durable,

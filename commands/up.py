@@ -17,6 +17,7 @@ import polars as pl
 
 from commands.durable import claim, examined, folder_of, opened
 from commands.inputs import UserError, city_of, made_folder
+from commands.waiting import LONGEST_PAUSE_S, Waiting
 from commands.watching import told, watched
 from connectors.http_push import Push, push_router
 from connectors.simulator import GENERATORS
@@ -42,6 +43,7 @@ from pipelines.watermark import Input
 from sinks.backup import serve_requests
 from sinks.clickhouse import ClickHouseSink
 from sinks.errors import StoreError
+from sinks.retry import Retry
 from sinks.writer import StoreThread
 
 CATCH_UP_MS = HOUR_MS
@@ -138,9 +140,10 @@ def run(options: Options, stop: threading.Event) -> None:
     folder = (options.data or Path(platformdirs.user_data_dir("citybrain"))).absolute() / city.id
     made_folder(folder, "--data")
     indicators = catalogue.for_city(city)
-    sink = ClickHouseSink(
-        f"chdb://{folder}", catalogue.rollups(indicators), [s for s in catalogue.STREAMS if s.lifecycle]
-    )
+    waiting = Waiting()
+    retry = Retry(None, longest_pause_s=LONGEST_PAUSE_S, stop=stop, told=waiting)
+    lifecycles = [s for s in catalogue.STREAMS if s.lifecycle]
+    sink = ClickHouseSink(f"chdb://{folder}", catalogue.rollups(indicators), lifecycles, retry=retry)
     try:
         migrated = sink.migrate()
         # Opening an embedded store may put other handlers in place; from here on the loop ends the run in order.
@@ -152,6 +155,7 @@ def run(options: Options, stop: threading.Event) -> None:
         beat = Now(durable.identity["origin"])
         clock = RunClock(beat(), options.speed, options.until)
         board = Board(uuid.uuid4().hex[:8], clock, speed=options.speed)
+        waiting.board = board
         board.hold("the time before now is being replayed")
         # What an earlier run stored, until this run knows better; its age shows that it is old. What lies ahead, of a
         # run that was started at a later time, would never be overtaken.
@@ -167,7 +171,7 @@ def run(options: Options, stop: threading.Event) -> None:
             sock=sock,
         )
         print(f"citybrain: {city.en} at {serving.url}  (Ctrl-C ends it; store: {folder})", flush=True)
-        store, switch = StoreThread(sink), None
+        store, switch = StoreThread(sink, retry=retry), None
         try:
             made = sources(city, streams, beat(), beat, seed=options.seed)
             run = Run(

@@ -188,7 +188,8 @@ class Board:
         return out
 
     def hold(self, reason: str) -> None:
-        """Not ready for that reason alone, until `release`: while the run catches up its clock goes in strides."""
+        """Not ready for that reason and for failures alone, until `release`: while the run catches up its clock goes in
+        strides."""
         with self._lock:
             self._held = reason
 
@@ -214,9 +215,9 @@ class Board:
         now, stalled = self.clock(), self.stalled()
         reasons = [] if stalled is None else [stalled.text]
         with self._lock:
+            reasons += [f"{part} has failed: {reason}" for part, reason in sorted(self._failures.items())]
             if self._held:
                 return [*reasons, self._held]
-            reasons += [f"{part} has failed: {reason}" for part, reason in sorted(self._failures.items())]
             if not self._first_reading:
                 reasons.append("there is no first reading yet")
             for stream, advance in sorted(self._advances.items()):

@@ -137,11 +137,15 @@ class Journal:
 
     def _write(self, file: io.FileIO, data: bytes) -> None:
         view = memoryview(data)
-        while view:
-            view = view[file.write(view) :]
-        reached("checkpoint_written")
-        if self.fsync:
-            os.fsync(file.fileno())
+        try:
+            while view:
+                view = view[file.write(view) :]
+            reached("checkpoint_written")
+            if self.fsync:
+                os.fsync(file.fileno())
+        except OSError as error:
+            # Which disk is full is not said by the call itself.
+            raise OSError(error.errno, error.strerror, str(file.name)) from error
 
 
 def generations(folder: Path) -> list[int]:

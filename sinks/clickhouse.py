@@ -6,6 +6,7 @@ import difflib
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import polars as pl
@@ -134,7 +135,8 @@ class ClickHouseSink(Reader):
         with self._turn:
             try:
                 for (name,) in names.iter_rows():
-                    self._writer.command(f"ALTER TABLE {quoted(table)} DROP PARTITION {int(name)}")
+                    drop = f"ALTER TABLE {quoted(table)} DROP PARTITION {int(name)}"
+                    self.retry.until_done(partial(self._writer.command, drop))
             except ClickHouseError as error:
                 raise explained(error, self.address.shown, f"dropping months of {table}") from error
         return len(names)

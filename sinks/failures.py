@@ -120,7 +120,10 @@ def _by_status(text: str) -> Kind:
 
 
 def disk_full(error: BaseException) -> bool:
-    """The store's disk, or the one on which inserts are staged, has no room; it is retried, and somebody has to act."""
+    """The store's disk, or the one on which inserts are staged, has no room; it is retried, and somebody has to act. An
+    error of ours says what the one that it explains says."""
+    if isinstance(error, StoreError):
+        return error.__cause__ is not None and disk_full(error.__cause__)
     return getattr(error, "code", None) == 243 or (isinstance(error, OSError) and error.errno in FULL)
 
 
@@ -144,6 +147,6 @@ def explained(error: BaseException, where: str, doing: str) -> StoreError:
             todo = CONFIGURATION.get(code or 0, "check the address and what stands before the server")
             return StoreRefused(f"{text}; {todo}", code)
         case "transient" if disk_full(error):
-            return StoreError(f"{text}; the disk is full: free some space, then go on{again}")
+            return StoreError(f"the disk is full: {text}{again}; free some space")
         case _:
             return StoreError(text + again)

@@ -12,7 +12,9 @@ import polars as pl
 
 from pipelines.failpoints import reached
 from pipelines.model import Sink
-from sinks.errors import StoreError
+from sinks.errors import StoreError, StoreGivenUp
+from sinks.failures import disk_full, explained
+from sinks.retry import Retry
 
 Batch = Sequence[tuple[str, pl.DataFrame]]
 """Frames of one step, written in this order."""
@@ -30,12 +32,15 @@ class StoreThread:
     first error, of whatever kind, ends the writing: the batch that failed and those after it are not acknowledged, and
     the next `submit`, `flush` or `close` raises it, every time. What `flush` returned from is durable. `busy_s` is the
     time spent in the sink so far.
+
+    An action that fails for want of room (disk, handles) is done again as `retry` says (default: for 10 s), so it has to
+    leave nothing half done. A sink sends its frames again by itself.
     """
 
-    def __init__(self, sink: Sink, depth: int = 2) -> None:
+    def __init__(self, sink: Sink, depth: int = 2, retry: Retry | None = None) -> None:
         if depth < 1:
             raise ValueError(f"depth is {depth}; a queue holds at least one batch")
-        self._sink = sink
+        self._sink, self._retry = sink, retry or Retry()
         self._queue: queue.Queue[Batch | Action | None] = queue.Queue(ACTIONS * depth)
         self._room = threading.Semaphore(depth)
         self._error: BaseException | None = None
@@ -72,7 +77,7 @@ class StoreThread:
 
     def call(self, action: Action) -> None:
         """Hands over what is to be done once everything submitted before is durable; what is submitted after it waits.
-        Raises StoreError as `submit` does; an error of the action ends the writing as well."""
+        Raises StoreError as `submit` does; an error of the action that does not pass ends the writing as well."""
         self._check()
         if self._closed:
             raise StoreError("the store's writer was closed; nothing more is done")
@@ -105,7 +110,10 @@ class StoreThread:
     def _check(self) -> None:
         if self._error is not None:
             more = f"; {self._lost} more batches after it were not written" if self._lost else ""
-            raise StoreError(f"writing to the store failed: {self._error}{more}") from self._error
+            text = f"writing to the store failed: {self._error}"
+            if disk_full(self._error) and not isinstance(self._error, StoreGivenUp):
+                text = str(explained(self._error, "its folder", "writing")) + " and type the same command again"
+            raise StoreError(text + more) from self._error
 
     def _write(self, batch: Batch) -> None:
         reached("store_begun")
@@ -125,7 +133,7 @@ class StoreThread:
                     self._lost += 1
                     continue
                 if callable(batch):
-                    batch()
+                    self._retry.until_done(batch)
                 else:
                     self._write(batch)
             except BaseException as error:

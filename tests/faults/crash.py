@@ -24,13 +24,16 @@ PASSES = (1, 2, 3)
 COMMIT_EVENTS = 30_000
 START, UNTIL = "2026-03-02T08:00:00+08:00", "2026-03-02T09:20:00+08:00"
 STREAMS = ("link", "http", "case", "inc", "air", "rain", "tkt", "lvl", "park")
+FEW = ("http", "case", "inc", "air", "rain", "tkt", "lvl", "park")
+"""A third of the events: for tests in which a replay is done often."""
+FEW_EVENTS = 8_000
 
 
-def scene(folder: Path) -> Replays:
+def scene(folder: Path, streams: tuple[str, ...] = STREAMS, commit_events: int = COMMIT_EVENTS) -> Replays:
     """Eighty minutes of the simulated city, late events, copies and broken records among them."""
     ended = run(["citybrain", "simulate", folder / "sent", "--start", START, "--until", UNTIL])
     assert ended.code == 0, ended.err
-    return Replays(folder, tuple(folder / "sent" / f"{name}.ndjson" for name in STREAMS), COMMIT_EVENTS)
+    return Replays(folder, tuple(folder / "sent" / f"{name}.ndjson" for name in streams), commit_events)
 
 
 def every_failpoint() -> Iterator[str]:

@@ -64,10 +64,11 @@ class Replays:
     files: tuple[Path, ...]
     commit_events: int
 
-    def once(self, name: str, **how: object) -> Ended:
+    def once(self, name: str, *before: object, **how: object) -> Ended:
+        """`before`: a module and its arguments that run it."""
         store, out = self.folder / name, self.folder / f"{name}.out"
         return run(
-            ["tests.faults.replaying", store, out, self.commit_events, *self.files],
+            [*before, "tests.faults.replaying", store, out, self.commit_events, *self.files],
             **how,  # type: ignore[arg-type]
         )
 

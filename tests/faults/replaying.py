@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from citybrain import guarded
 from commands import replay as command
 from commands.inputs import resolve
 from pipelines import delivery
@@ -45,4 +46,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    guarded(main)

@@ -268,7 +268,7 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
         with monkeypatch.context() as patch:
             patch.setattr(tempfile, "NamedTemporaryFile", full)
-            with pytest.raises(StoreError, match=r"writing 1 rows of readings.*disk is full.*may be written again"):
+            with pytest.raises(StoreError, match=r"disk is full: writing 1 rows of readings.*may be written again"):
                 sink.write("readings", readings())
         sink.write("readings", readings())
         assert sink.counts()["readings"] == 1
