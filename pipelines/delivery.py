@@ -37,6 +37,7 @@ from pipelines.model import (
     prefixed,
     under,
 )
+from pipelines.readback import ReadBack
 from pipelines.readings import NO_READINGS
 from pipelines.retention import Retention
 from pipelines.rollup import Rollup
@@ -105,7 +106,7 @@ class Run:
         durable: Durable | None = None,
     ) -> None:
         self.city, self.store, self.epoch, self.publish = city, store, epoch, publish
-        self._older, self._cases, self.commit_events = older, cases, commit_events
+        self.commit_events = commit_events
         self.durable = durable
         saved = durable.recovered.parts if durable is not None and durable.recovered is not None else {}
         by_stream: dict[str, list[Attached]] = {}
@@ -118,7 +119,8 @@ class Run:
                 registry.code(place)
         known = {s.name: s for s in streams}
         used = {name: known[name] for name in by_stream}
-        load = None if older is None else self._load
+        self.back = ReadBack(self.registries, older, cases, store.flush, epoch)
+        load = None if older is None else self.back.panes
         self.brain = Brain(
             city, indicators, self.registries, streams=[*used.values()], older=load, remember_ms=remember_ms
         )
@@ -142,17 +144,20 @@ class Run:
         self._frames = StepFrames(used, {r: name for name, of in rollups.items() for r in of}, self.registries)
         self.counts = Counts()
         self.finished = False
-        self.born = epoch
-        """The epoch in which the run began: rows of older ones are not its own."""
         self.intake = Intake(self.streams, now or Now(start), self.counts, opener)
         self._floor: dict[str, int] = {}
         """Positions at the base of the running generation of the checkpoint; of an earlier process they are not known."""
         self._outbox: tuple[Transition, ...] = ()
         self._rest: dict[str, Any] | None = None
         """Of a long step whose rows are stored: its plan, and the watermarks up to which it is to be judged."""
-        self._seen = self._visible()
+        self.back.look(self.streams)
         if saved:
             self._restore(saved)
+
+    @property
+    def born(self) -> int:
+        """The epoch in which the run began: rows of older ones are not its own."""
+        return self.back.born
 
     # ------------------------------------------------------------ the checkpoint
     def _saved(self, whole: bool) -> Parts:
@@ -171,7 +176,7 @@ class Run:
 
     def _restore(self, saved: Parts) -> None:
         run = saved["run"]
-        self.born, self.finished = run["born"], run["finished"]
+        self.back.born, self.finished = run["born"], run["finished"]
         self.counts.load(run["counts"])
         self.kept.rows = run["rows"]
         for name, stream in self.streams.items():
@@ -183,9 +188,9 @@ class Run:
             kept.dropped |= run["dropped"].get(name, {})
         self._outbox, self._rest = tuple(Transition(**told) for told in run["outbox"]), run["rest"]
         self.intake.load(under(saved, "intake/"))
-        self._seen = self._visible()
+        self.back.look(self.streams)
         try:
-            self.brain.load(under(saved, "brain/"), self._stored_cases)
+            self.brain.load(under(saved, "brain/"), self.back.cases)
         except ValueError as error:  # of another city, or a rule that changed under its old version
             raise CheckpointError(str(error)) from error
 
@@ -337,7 +342,7 @@ class Run:
         self._outbox, self._rest = _transitions(parts), None
         self.intake.beats = []
         self.finished = plan.kind == "close"
-        self._seen = self._visible()
+        self.back.look(self.streams)
         old = [
             (f"rows_{rollup}", before)
             for name, kept in self.retention.items()
@@ -422,37 +427,6 @@ class Run:
         if self._drop is not None:
             self._drop(table, before)
         reached("rows_dropped")
-
-    # ------------------------------------------------------------ what is read back
-    def _visible(self) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
-        """What the finished steps have written: by stream the next offset of each partition, by rollup how far its panes
-        are. The store may hold more, of a step that is under way or was cut off."""
-        offsets = {
-            name: {p.name: p.next for p in stream.ingest.partitions.values()} for name, stream in self.streams.items()
-        }
-        return offsets, {r: end for stream in self.streams.values() for r, end in stream.engine.closed().items()}
-
-    def _load(self, rollup: Rollup, since: int, until: int) -> pl.DataFrame:
-        """Stored rows of panes that start in [since, until) as the finished steps of this run left them, with codes for
-        places (rule 26)."""
-        assert self._older is not None
-        self.store.flush()
-        offsets, closed = self._seen[0][rollup.stream.name], self._seen[1].get(rollup.name, NEVER)
-        following = pl.col("part").replace_strict(offsets, default=0, return_dtype=pl.Int64)
-        seen = (
-            pl.when("late").then(pl.col("off") < following).otherwise(pl.col("pane_start") + rollup.pane_ms <= closed)
-        )
-        rows = self._older(rollup, since, until).filter(pl.col("step") >= self.born << 32, seen)
-        registry = self.registries[rollup.stream.name]
-        return rows.with_columns(pl.Series("place", [registry.code(p) for p in rows["place"]], dtype=pl.UInt32))
-
-    def _stored_cases(self, stream: str) -> Iterable[pl.DataFrame]:
-        """Stored events of a lifecycle stream as the finished steps of this run left them."""
-        if self._cases is None:
-            raise ValueError(f"the cases of stream {stream!r} cannot be read back; give the run its store")
-        following = pl.col("part").replace_strict(self._seen[0][stream], default=0, return_dtype=pl.Int64)
-        stored = self._cases(stream).filter(pl.col("step") >= self.born << 32, pl.col("off") < following)
-        yield stored.with_columns(pl.col("event_id").fill_null(0).reinterpret(signed=False).alias("id"))
 
     def _revision(self) -> int:
         """Monotone, not dense (rule 33)."""

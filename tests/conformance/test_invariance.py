@@ -16,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from pipelines.delivery import Run
 from pipelines.engines import polars_engine
 from pipelines.model import Stamped
 from pipelines.panes import PaneMemory
+from pipelines.readback import ReadBack
 from pipelines.rollup import Rollup
 from pipelines.streams import MINUTE_MS
 from sinks.memory import MemorySink
@@ -194,13 +194,13 @@ def test_negative_control_rows_of_an_older_run(monkeypatch: pytest.MonkeyPatch) 
     city_run(arrived, how, store, 1).replay()
     crashes = [store.written - 3]
     assert differs(calm, interrupted(arrived, crashes, how, how)) == 0 and store.read > 3
-    monkeypatch.setattr(Run, "_load", _load_all)
+    monkeypatch.setattr(ReadBack, "panes", _load_all)
     assert differs(calm, interrupted(arrived, crashes, how, how)) > 0
 
 
-def _load_all(self: Run, rollup: Rollup, since: int, until: int) -> pl.DataFrame:
-    assert self._older is not None
-    rows, registry = self._older(rollup, since, until), self.registries[rollup.stream.name]
+def _load_all(self: ReadBack, rollup: Rollup, since: int, until: int) -> pl.DataFrame:
+    assert self._panes is not None
+    rows, registry = self._panes(rollup, since, until), self._registries[rollup.stream.name]
     return rows.with_columns(pl.Series("place", [registry.code(p) for p in rows["place"]], dtype=pl.UInt32))
 
 
