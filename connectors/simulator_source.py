@@ -61,7 +61,8 @@ class SimulatorSource:
             return {}
         frames = [self._waiting] if whole else self._made
         self._made, self._saves = [], self._saves + 1
-        return {f"waiting/{self._saves}": pl.concat(frames)} if any(map(len, frames)) else {}
+        parts: Parts = {"made": self._minute}
+        return parts | ({f"waiting/{self._saves}": pl.concat(frames)} if any(map(len, frames)) else {})
 
     def load(self, parts: Parts, position: int, at: int) -> None:
         """Goes on after that many events, all that arrived before `at`."""
@@ -70,6 +71,7 @@ class SimulatorSource:
         if self._declared.lifecycle:
             kept = numbered(parts, "waiting/")
             made, self._saves = [frame for _, frame in kept], kept[-1][0] if kept else 0
+            following = parts["made"]  # not by the clock: a step that is done again stops at its last record
         else:
             first = max(first, (at - SHORT_MS) // MINUTE_MS)
             made = [self._simulation.sent(minute) for minute in range(first, following)]
