@@ -22,7 +22,7 @@ BYTES_AN_EVENT = 300
 
 
 def arguments() -> argparse.Namespace:
-    lines = [f"  {name:8s}{case.__doc__}" for name, case in CASES.items()]
+    lines = [f"  {name:11s}{case.__doc__}" for name, case in CASES.items()]
     parser = argparse.ArgumentParser(
         "python -m benchmarks", description=__doc__, epilog="cases:\n" + "\n".join(lines),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -54,7 +54,7 @@ def main() -> int:
         )
         return 2
     pin()
-    bench = Bench(Data(given.cache), events, given.rounds)
+    bench = Bench(Data(given.cache), events, given.rounds, given.quick)
     if given.quick:
         bench.air_events, bench.places = 200_000, 200_000
     rows: list[Row] = []

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.data import Data
+from benchmarks.durable_cases import checkpoint, durable, restart
 from benchmarks.live import DISORDER_MS
 from benchmarks.push import BAR
 from benchmarks.runs import Program, Runs, faster, interleaved, once
@@ -29,6 +30,7 @@ class Bench:
     data: Data
     events: int
     rounds: int
+    quick: bool = False
     air_events: int = 1_000_000
     places: int = 1_000_000
     live_s: int = 45
@@ -263,5 +265,8 @@ CASES: Final[dict[str, Callable[[Bench], list[Row]]]] = {
     "places": places,
     "live": live,
     "push": push,
+    "durable": durable,
+    "checkpoint": checkpoint,
+    "restart": restart,
     "help": help_,
 }

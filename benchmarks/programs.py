@@ -19,6 +19,7 @@ from typing import Any, Final
 import orjson
 import polars as pl
 
+from benchmarks.durable import checkpoint, durable, restart
 from benchmarks.live import live
 from benchmarks.push import push
 from benchmarks.threads import ThreadClock
@@ -155,7 +156,7 @@ def places(path: str, pack: str, places: int) -> Answer:
 
 PROGRAMS: Final[dict[str, Callable[..., Answer]]] = {
     "product": product, "chdb": chdb, "chdb_air": chdb_air, "polars": polars, "places": places, "live": live,
-    "push": push,
+    "push": push, "durable": durable, "checkpoint": checkpoint, "restart": restart,
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ import polars as pl
 from commands.durable import claim, examined, folder_of, opened
 from commands.inputs import UserError, city_of, made_folder
 from commands.waiting import LONGEST_PAUSE_S, Waiting
-from commands.watching import told, watched
+from commands.watching import Before, told, watched
 from connectors.http_push import Push, push_router
 from connectors.simulator import GENERATORS
 from connectors.simulator_source import sources
@@ -35,7 +35,6 @@ from pipelines.episodes import EpisodeBook
 from pipelines.epoch import next_epoch
 from pipelines.journal import CheckpointError, recover
 from pipelines.model import EPISODES_SCHEMA, NEVER
-from pipelines.readings import NO_READINGS
 from pipelines.retention import FINE_FOR_MS
 from pipelines.spool_source import SpoolSource
 from pipelines.streams import HOUR_MS, MINUTE_MS, Stream
@@ -157,10 +156,6 @@ def run(options: Options, stop: threading.Event) -> None:
         board = Board(uuid.uuid4().hex[:8], clock, speed=options.speed)
         waiting.board = board
         board.hold("the time before now is being replayed")
-        # What an earlier run stored, until this run knows better; its age shows that it is old. What lies ahead, of a
-        # run that was started at a later time, would never be overtaken.
-        stored = sink.latest_cells().filter(pl.col("window_end") <= now).cast(NO_READINGS.schema)
-        board.update(stored, None, (), None, {}, clock())
         metrics = Metrics(board)
         streams = {s.name: s for s in catalogue.STREAMS}
         pushed = Pushed(folder, streams, clock if options.start is not None else wall_ms)
@@ -172,6 +167,7 @@ def run(options: Options, stop: threading.Event) -> None:
         )
         print(f"citybrain: {city.en} at {serving.url}  (Ctrl-C ends it; store: {folder})", flush=True)
         store, switch = StoreThread(sink, retry=retry), None
+        before = Before(sink, board, clock, now)
         try:
             made = sources(city, streams, beat(), beat, seed=options.seed)
             run = Run(
@@ -206,6 +202,7 @@ def run(options: Options, stop: threading.Event) -> None:
                 switch.close()
             serving.stop()
             pushed.push.close()
+            before.close()
             store.close()
     finally:
         sink.close()

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Callable
+
+import polars as pl
 
 from connectors.http_push import Push
 from dashboards.board import Board
@@ -10,7 +14,9 @@ from dashboards.metrics import Metrics
 from dashboards.pulse import Pulse, Stalled
 from dashboards.run_metrics import Watched
 from pipelines.delivery import Durable, Run
+from pipelines.readings import NO_READINGS
 from sinks.clickhouse import ClickHouseSink
+from sinks.errors import StoreError
 from sinks.surroundings import disk_room
 from sinks.writer import StoreThread
 
@@ -53,3 +59,29 @@ def told(board: Board, stalled: Stalled | None) -> None:
         file=sys.stderr,
         flush=True,
     )
+
+
+class Before:
+    """What an earlier run stored, on the page until this run knows better; its age shows that it is old.
+
+    Looking it up takes the longer the more is stored, so a thread of its own does; the board keeps what is newer. What lies
+    after `now`, of a run that was started at a later time, would never be overtaken and is left out.
+    """
+
+    def __init__(self, sink: ClickHouseSink, board: Board, clock: Callable[[], int], now: int) -> None:
+        self._sink, self._board, self._clock, self._now = sink, board, clock, now
+        self._thread = threading.Thread(target=self._show, name="before", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """To be called before the sink is closed."""
+        self._thread.join()
+
+    def _show(self) -> None:
+        try:
+            stored = self._sink.latest_cells()
+        except StoreError as error:
+            print(f"citybrain: warning: stored readings cannot be shown: {error}", file=sys.stderr, flush=True)
+            return
+        stored = stored.filter(pl.col("window_end") <= self._now).cast(NO_READINGS.schema)
+        self._board.update(stored, None, (), None, {}, self._clock())

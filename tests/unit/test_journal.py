@@ -4,6 +4,7 @@ record (rules 35, 36)."""
 from __future__ import annotations
 
 import errno
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,35 @@ def test_an_older_format_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"checkpoint 2\n", b"checkpoint 1\n", 1))
     with pytest.raises(CheckpointError, match=r"older citybrain \(format 1, this one reads 2\)"):
         recover(tmp_path)
+
+
+def test_every_type_of_column_comes_back(tmp_path: Path) -> None:
+    frames = {
+        "numbers": pl.DataFrame(
+            {"i": [1, -(1 << 62)], "u": pl.Series([0, 1 << 63], dtype=pl.UInt64), "f": [math.inf, -0.0]}
+        ),
+        "nulls": pl.DataFrame(
+            {"i": [None, 1 << 62], "u": pl.Series([7, None], dtype=pl.UInt32), "f": [None, math.nan]}
+        ),
+        "texts": pl.DataFrame(
+            {"s": ['a"\n', "东"], "b": [True, None], "none": pl.Series([None, None], dtype=pl.String)}
+        ),
+        "others": pl.DataFrame(
+            {"c": pl.Series(["x", "y"], dtype=pl.Categorical), "d": pl.Series([1, 2], dtype=pl.Datetime)}
+        ),
+        "empty": FRAME.clear(),
+        "chunks": pl.concat([FRAME, FRAME[1:]], rechunk=False),
+        "nothing": pl.DataFrame(),
+    }
+    book = Journal(tmp_path, fsync=False)
+    book.begin({"run": run(0), **frames, "deep": {"in": [[frames["numbers"], np.arange(3)], frames["nulls"]]}})
+    found = recover(tmp_path)
+    assert found is not None
+    for name, frame in frames.items():
+        assert found.parts[name].schema == frame.schema and found.parts[name].equals(frame), name
+    (numbers, array), nulls = found.parts["deep"]["in"]
+    assert numbers.equals(frames["numbers"]) and nulls.equals(frames["nulls"]) and array.tolist() == [0, 1, 2]
+    assert math.copysign(1, found.parts["numbers"]["f"][1]) < 0
 
 
 def test_each_step_is_told_with_its_number_and_what_it_took(tmp_path: Path) -> None:
