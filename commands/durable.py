@@ -39,7 +39,7 @@ def folder_of(dsn: str) -> Path:
 
 def opened(folder: Path, identity: Mapping[str, Any], found: Recovered | None) -> Durable:
     """A run's checkpoint there; `found` is what it goes on from."""
-    return Durable(Journal(folder), found, identity)
+    return Durable(Journal(folder, good=None if found is None else found.generation), found, identity)
 
 
 def epoch_of(sink: ClickHouseSink, found: Recovered | None) -> tuple[int, Ownership | None]:

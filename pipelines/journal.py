@@ -50,15 +50,21 @@ class Recovered:
     plans: list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
     """What was found damaged and passed over."""
+    generation: int | None = None
+    """The one that the state was read from."""
 
 
 class Journal:
-    """Writes one folder's checkpoints. Calls come from one thread; each returns when what it wrote is durable."""
+    """Writes one folder's checkpoints. Calls come from one thread; each returns when what it wrote is durable, and after an
+    OSError (a full disk) may be repeated. `good`: the generation that was read, which is kept beside the first new one."""
 
-    def __init__(self, folder: Path, *, fsync: bool = True, long_bytes: int = LONG_BYTES) -> None:
+    def __init__(
+        self, folder: Path, *, fsync: bool = True, long_bytes: int = LONG_BYTES, good: int | None = None
+    ) -> None:
         self.folder, self.fsync, self.long_bytes = folder, fsync, long_bytes
         folder.mkdir(exist_ok=True)
         self.generation = max(generations(folder), default=0)
+        self._good = good
         self._state: io.FileIO | None = None
         self._plans: io.FileIO | None = None
         self._base = self._size = 0
@@ -86,8 +92,9 @@ class Journal:
         self._state = (self.folder / f"checkpoint-{number}").open("ab", buffering=0)
         self._plans = lines.open("ab", buffering=0)
         self._base = self._size = len(encoded)
+        kept, self._good = (number, self._good or number - 1), None
         for old in generations(self.folder):
-            if old < number - 1:
+            if old not in kept:
                 (self.folder / f"checkpoint-{old}").unlink()
                 (self.folder / f"plans-{old}").unlink(missing_ok=True)
 
@@ -162,7 +169,7 @@ def recover(folder: Path) -> Recovered | None:
             for plan in _plans(folder / f"plans-{later}"):
                 if plan["step"] > done:
                     plans[plan["step"]] = plan
-        return Recovered(parts, [plans[step] for step in sorted(plans)], notes)
+        return Recovered(parts, [plans[step] for step in sorted(plans)], notes, number)
     if notes:
         raise CheckpointError(
             f"no checkpoint in {folder} can be used: {'; '.join(notes)}. Restore a backup (citybrain restore), or start "
