@@ -51,7 +51,7 @@ def flipped(share: float) -> Damage:
 def town(tmp_path_factory: pytest.TempPathFactory) -> Town:
     """The undisturbed run, and a store after two runs that were killed mid-way: two generations, one begun step."""
     replays = scene(tmp_path_factory.mktemp("town"), FEW, FEW_EVENTS)
-    for failpoint in ("checkpoint_synced:3", "plan_synced:5"):
+    for failpoint in ("checkpoint_synced:2", "plan_synced:3"):
         killed = replays.once("hurt", failpoint=failpoint)
         assert killed.code == KILLED, killed.err
     assert len(generations(replays.folder / "hurt" / "delivery")) == 2
@@ -93,7 +93,7 @@ def test_damage_that_the_other_generation_mends(town: Town) -> None:
         assert len(generations(path.parent)) == 2, "the generation that was read is kept"
         total["killed again"] += ended.code == KILLED
     check("after damage", replays.after("mended", calm), total)
-    assert total["killed again"] > 3
+    assert total["killed again"] > 2
     print(f"\ndamage mended: {len(REPAIRED)} kinds, {dict(total)}")
 
 
