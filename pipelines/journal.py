@@ -77,7 +77,10 @@ class Journal:
     def begin(self, parts: Parts, plans: Iterable[Mapping[str, Any]] = ()) -> None:
         """A new generation with this base; `plans` are steps that were begun after it and are still to be done."""
         self.close()
-        number = self.generation + 1
+        number, good = self.generation + 1, self._good or self.generation
+        # Whoever is killed here again and again, before the end of this, must not fill the disk.
+        for old in [older for older in generations(self.folder) if older < good][:-1]:
+            self._remove(old)
         encoded = MAGIC % VERSION + encode({"set": parts, "gone": []})
         draft, lines = self.folder / f"checkpoint-{number}.draft", self.folder / f"plans-{number}"
         with draft.open("wb", buffering=0) as file:
@@ -92,11 +95,14 @@ class Journal:
         self._state = (self.folder / f"checkpoint-{number}").open("ab", buffering=0)
         self._plans = lines.open("ab", buffering=0)
         self._base = self._size = len(encoded)
-        kept, self._good = (number, self._good or number - 1), None
+        self._good = None
         for old in generations(self.folder):
-            if old not in kept:
-                (self.folder / f"checkpoint-{old}").unlink()
-                (self.folder / f"plans-{old}").unlink(missing_ok=True)
+            if old not in (number, good):
+                self._remove(old)
+
+    def _remove(self, generation: int) -> None:
+        (self.folder / f"checkpoint-{generation}").unlink()
+        (self.folder / f"plans-{generation}").unlink(missing_ok=True)
 
     def plan(self, plan: Mapping[str, Any]) -> None:
         """A step is about to be written."""

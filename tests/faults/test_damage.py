@@ -93,7 +93,7 @@ def test_damage_that_the_other_generation_mends(town: Town) -> None:
         assert len(generations(path.parent)) == 2, "the generation that was read is kept"
         total["killed again"] += ended.code == KILLED
     check("after damage", replays.after("mended", calm), total)
-    assert total["killed again"] > 2
+    assert total["killed again"] >= 2
     print(f"\ndamage mended: {len(REPAIRED)} kinds, {dict(total)}")
 
 
