@@ -85,6 +85,7 @@ class PacedSource:
 def live(pack: str, rate: int, seconds: int) -> Answer:
     """Seconds of latency (p50, p99) of provisional and final readings, and the share of a core that the process took."""
     from commands import up
+    from commands.clocks import RunClock
     from commands.inputs import city_of
     from dashboards.app import create_app
     from dashboards.board import Board
@@ -98,7 +99,7 @@ def live(pack: str, rate: int, seconds: int) -> Answer:
 
     city, start = city_of(pack), START - LEAD_S * 1000
     indicators = catalogue.for_city(city)
-    clock, beat = up.RunClock(start, 1.0), Now(start)
+    clock, beat = RunClock(start, 1.0), Now(start)
     source = PacedSource(LINK, start, beat, rate, seconds)
     with tempfile.TemporaryDirectory(prefix="citybrain-bench-") as folder:
         sink = ClickHouseSink(f"chdb://{folder}/store", catalogue.rollups(indicators), ())

@@ -51,7 +51,7 @@ def claim(path: Path, city: str) -> None:
 
 def opened(folder: Path, identity: Mapping[str, Any], found: Recovered | None) -> Durable:
     """A run's checkpoint there; `found` is what it goes on from."""
-    return Durable(Journal(folder), found, identity)
+    return Durable(Journal(folder, good=None if found is None else found.generation), found, identity)
 
 
 def examined(sink: ClickHouseSink, found: Recovered | None, migrated: Sequence[str] = ()) -> None:

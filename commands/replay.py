@@ -31,6 +31,8 @@ from sinks.writer import StoreThread
 
 MOSTLY_LATE = 0.5
 MANY_REFUSED = 0.05
+BEGUN = frozenset(("data", "metadata", "staging", "status", "store", "tmp", "city", "epoch.new"))
+"""What the folder of a store holds before its first epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,8 +246,10 @@ def persistent(options: Options) -> tuple[str, str]:
         )
     path = Path(store.removeprefix("chdb://")).absolute()
     made_folder(path, "--store")
-    ours = (path / "epoch").is_file() and (path / "metadata").is_dir()
-    if any(path.iterdir()) and not ours:
+    inside = {entry.name for entry in path.iterdir()}
+    # A start that was killed before the store had an epoch leaves a part of this, and nothing else.
+    ours = (path / "metadata").is_dir() and ((path / "epoch").is_file() or inside <= BEGUN)
+    if inside and not ours:
         what = "--fresh would empty it" if options.fresh else "nothing is written into it"
         raise UserError(f"{path} is not empty and no store of citybrain, {what}; name another folder for --store")
     if options.fresh:

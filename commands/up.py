@@ -15,6 +15,7 @@ from pathlib import Path
 import platformdirs
 import polars as pl
 
+from commands.clocks import RunClock, WallClock
 from commands.durable import claim, examined, folder_of, opened
 from commands.inputs import UserError, city_of, made_folder
 from commands.waiting import LONGEST_PAUSE_S, Waiting
@@ -67,26 +68,6 @@ class Options:
     """`time.monotonic()` of the process's start."""
 
 
-class RunClock:
-    """The run's clock (rule 1): stands at a set instant while the past is replayed, then goes on at its speed, at most
-    to `until`, so that the last step sees what came before it and nothing else."""
-
-    def __init__(self, now: int, speed: float, until: int | None = None) -> None:
-        self._base, self._speed, self._until = now, speed, until
-        self._since: float | None = None
-
-    def __call__(self) -> int:
-        gone = 0.0 if self._since is None else time.monotonic() - self._since
-        now = self._base + int(gone * 1000 * self._speed)
-        return now if self._until is None else min(now, self._until)
-
-    def set(self, now: int) -> None:
-        self._base, self._since = now, None if self._since is None else time.monotonic()
-
-    def go(self) -> None:
-        self._since = time.monotonic()
-
-
 class Kept:
     """The store's writer with a count of what it took, for `/metrics`."""
 
@@ -131,7 +112,8 @@ def run(options: Options, stop: threading.Event) -> None:
         raise UserError(
             f"city {city.id!r} has no links to simulate; `citybrain up` runs the demo city or a pack with places like it"
         )
-    now = options.start if options.start is not None else int(time.time() * 1000)
+    wall = WallClock()
+    now = options.start if options.start is not None else wall()
     if options.until is not None and options.until <= now:
         raise UserError("--until lies before the start; give a later instant")
     sock = listen(options.host, options.port)
@@ -158,7 +140,7 @@ def run(options: Options, stop: threading.Event) -> None:
         board.hold("the time before now is being replayed")
         metrics = Metrics(board)
         streams = {s.name: s for s in catalogue.STREAMS}
-        pushed = Pushed(folder, streams, clock if options.start is not None else wall_ms)
+        pushed = Pushed(folder, streams, clock if options.start is not None else wall)
         serving = serve(
             create_app(board, indicators, city, History(sink), metrics, routers=[push_router(pushed.push)]),
             options.host,
@@ -193,7 +175,8 @@ def run(options: Options, stop: threading.Event) -> None:
 
             pulse = watched(run, durable, sink, store, board, metrics, pushed.push)
             switch = Switch(pulse, lambda stalled: told(board, stalled))
-            Live(options, run, board, metrics, clock, stop, pushed, between).go(now)
+            live = Live(options, run, board, metrics, clock, stop, pushed, between)
+            live.go(now, wall if options.start is None else None)
         except StoreError as error:
             board.fail("store", str(error))
             raise
@@ -207,10 +190,6 @@ def run(options: Options, stop: threading.Event) -> None:
     finally:
         sink.close()
     print("citybrain: ended", flush=True)
-
-
-def wall_ms() -> int:
-    return int(time.time() * 1000)
 
 
 class Pushed:
@@ -291,8 +270,8 @@ class Live:
             for name, s in self.run.streams.items()
         }
 
-    def go(self, now: int) -> None:
-        """`now`: the instant up to which the past is caught up."""
+    def go(self, now: int, wall: Callable[[], int] | None = None) -> None:
+        """`now`: the instant up to which the past is caught up; `wall`: the clock that the run is to keep up with."""
         self.board.update(None, None, (), open_frame(self.run.brain.episodes), self.health(), self.clock())
         began, at = time.monotonic(), self.run.intake.now.at
         again = self.run.resume()
@@ -302,8 +281,7 @@ class Live:
                 file=sys.stderr,
                 flush=True,
             )
-        walled = self.options.start is None
-        if walled and now - self.run.intake.now.at > MOST_CAUGHT_UP_MS:
+        if wall is not None and now - self.run.intake.now.at > MOST_CAUGHT_UP_MS:
             skipped = now - CATCH_UP_MS
             print(
                 f"citybrain: warning: off since {iso(self.run.intake.now.at)}; what the city sent until {iso(skipped)} is "
@@ -313,11 +291,11 @@ class Live:
             )
             self.run.intake.skip(skipped)
         self.catch_up(now)
-        if walled and self.options.until is None:
+        if wall is not None and self.options.until is None:
             # Meanwhile time went on: twice more, and what is left is a second or two.
             for _ in range(2):
-                self.catch_up(int(time.time() * 1000))
-            self.clock.set(max(self.run.intake.now.at, int(time.time() * 1000)))
+                self.catch_up(wall())
+            self.clock.set(max(self.run.intake.now.at, wall()))
         else:
             self.clock.set(self.run.intake.now.at)
         if self.stop.is_set():
@@ -327,7 +305,7 @@ class Live:
         while not self.stop.is_set():
             self.alive()
             now = self.clock()
-            if walled and now - self.run.intake.now.at > MINUTE_MS:  # a sleeping machine
+            if wall is not None and now - self.run.intake.now.at > MINUTE_MS:  # a sleeping machine
                 self.catch_up(now)
             due = self.run.intake.now.at + self.beat_ms
             if due <= now or self.ends(now):

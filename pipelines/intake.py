@@ -18,6 +18,8 @@ from pipelines.stream_run import StreamRun
 
 READ_EVENTS: Final = 250_000
 """Events of a replay that are stamped and grouped in one go: few enough for the processor's cache."""
+LETTER_EVENTS: Final = 25
+"""A refused record is held with its text until its step is written, and weighs as much as so many events."""
 Kind = Literal["files", "close", "live"]
 Opener = Callable[[str, str], Source]
 """Opens an input that joined, by its name and stream."""
@@ -77,7 +79,7 @@ class Intake:
             decoded = source.read()
             if decoded is not None:
                 blocks.append(decoded)
-                size += len(decoded.events)
+                size += _weight(decoded)
             if len(stream.sources) > 1 and blocks:
                 break
         read = time.perf_counter()
@@ -91,6 +93,7 @@ class Intake:
             source.close()
         ingested = time.perf_counter()
         stream.add(out)
+        stream.pending += sum(LETTER_EVENTS * len(block.refused) for block in blocks)
         self._counts.spent(read=read - started, ingest=ingested - read, engine=time.perf_counter() - ingested)
 
     def files_again(self, plan: Plan, most: int) -> None:
@@ -191,6 +194,10 @@ class Intake:
                 source.load(under(parts, f"source/{name}/"), self.positions[name], self.now.at)
             elif self.positions[name]:
                 source.seek(self.positions[name])
+
+
+def _weight(decoded: Decoded) -> int:
+    return len(decoded.events) + LETTER_EVENTS * len(decoded.refused)
 
 
 def _one(blocks: Sequence[Decoded]) -> Decoded:

@@ -46,18 +46,22 @@ class Recovered:
     plans: list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
     """What was found damaged and passed over."""
+    generation: int | None = None
+    """The one that the state was read from."""
 
 
 class Journal:
-    """Writes one folder's checkpoints. Calls come from one thread; each returns when what it wrote is durable.
+    """Writes one folder's checkpoints. Calls come from one thread; each returns when what it wrote is durable, and after an
+    OSError (a full disk) may be repeated. `good`: the generation that was read, which is kept beside the first new one.
+    `told`, if set, is called after each step with its number, and the seconds that its plan and its record took."""
 
-    `told`, if set, is called after each step with its number, and the seconds that its plan and its record took.
-    """
-
-    def __init__(self, folder: Path, *, fsync: bool = True, long_bytes: int = LONG_BYTES) -> None:
+    def __init__(
+        self, folder: Path, *, fsync: bool = True, long_bytes: int = LONG_BYTES, good: int | None = None
+    ) -> None:
         self.folder, self.fsync, self.long_bytes = folder, fsync, long_bytes
         folder.mkdir(exist_ok=True)
         self.generation = max(generations(folder), default=0)
+        self._good = good
         self._state: io.FileIO | None = None
         self._plans: io.FileIO | None = None
         self._base = self._size = 0
@@ -78,7 +82,10 @@ class Journal:
         """A new generation with this base; `plans` are steps that were begun after it and are still to be done."""
         started = time.perf_counter()
         self.close()
-        number = self.generation + 1
+        number, good = self.generation + 1, self._good or self.generation
+        # Whoever is killed here again and again, before the end of this, must not fill the disk.
+        for old in [older for older in generations(self.folder) if older < good][:-1]:
+            self._remove(old)
         encoded = MAGIC % VERSION + encode({"set": parts, "gone": []})
         draft, lines = self.folder / f"checkpoint-{number}.draft", self.folder / f"plans-{number}"
         with draft.open("wb", buffering=0) as file:
@@ -93,11 +100,15 @@ class Journal:
         self._state = (self.folder / f"checkpoint-{number}").open("ab", buffering=0)
         self._plans = lines.open("ab", buffering=0)
         self._base = self._size = len(encoded)
+        self._good = None
         for old in generations(self.folder):
-            if old < number - 1:
-                (self.folder / f"checkpoint-{old}").unlink()
-                (self.folder / f"plans-{old}").unlink(missing_ok=True)
+            if old not in (number, good):
+                self._remove(old)
         self._tell(parts, started)
+
+    def _remove(self, generation: int) -> None:
+        (self.folder / f"checkpoint-{generation}").unlink()
+        (self.folder / f"plans-{generation}").unlink(missing_ok=True)
 
     def plan(self, plan: Mapping[str, Any]) -> None:
         """A step is about to be written."""
@@ -172,7 +183,7 @@ def recover(folder: Path) -> Recovered | None:
             for plan in _plans(folder / f"plans-{later}"):
                 if plan["step"] > done:
                     plans[plan["step"]] = plan
-        return Recovered(parts, [plans[step] for step in sorted(plans)], notes)
+        return Recovered(parts, [plans[step] for step in sorted(plans)], notes, number)
     if notes:
         raise CheckpointError(
             f"no checkpoint in {folder} can be used: {'; '.join(notes)}. Restore a backup (citybrain restore), or start "

@@ -81,7 +81,7 @@ class Spool:
         self._segments: list[Segment] = []
         self._fd = -1
         self._closed = False
-        self._marked = 0
+        self._marked = self._oldest = 0
         self._uncut = False
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -92,6 +92,8 @@ class Spool:
             fcntl.flock(self._folder_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._segments, self.recovered = open_segments(folder, input_name, stream, self._answers.add)
             self._fd = os.open(self._segments[-1].path, os.O_RDWR)
+            lost = [int(path.stem) for path in folder.glob(f"*{LOST}") if path.stem.isdigit()]
+            self._oldest = min([self.start, *lost])
         except BlockingIOError:
             self.close()
             raise SpoolOwned(f"{folder} is open in another process; stop that one first") from None
@@ -131,17 +133,19 @@ class Spool:
         return self.held_bytes >= self.max_bytes
 
     def segment(self, position: int) -> Segment | None:
-        """The file with that durable record, or where it is lost the one after it; None at the end.
+        """The file with that durable record, or where it is lost the next with any; None where nothing follows.
 
         LookupError for a record that was trimmed.
         """
         with self._lock:
-            if position < self.start:
+            if position < self._oldest:
                 raise LookupError(f"{self.folder} begins with record {self.start}; record {position} was trimmed")
             if position >= self.end:
                 return None
             at = bisect_right(self._segments, position, key=lambda s: s.first) - 1
-            return self._segments[at] if position < self._segments[at].end else self._segments[at + 1]
+            if at < 0 or position >= self._segments[at].end:
+                at += 1
+            return self._segments[at] if self._segments[at].first < self._segments[at].end else None
 
     def answer(self, key: str) -> Answer | None:
         """What was answered under an idempotency key: known as long as the batch is held, and for a day in this process."""
@@ -280,6 +284,7 @@ class Spool:
                 gone = True
             if not gone:
                 return
+            self._oldest = self.start
             for lost in self.folder.glob(f"*{LOST}"):
                 if lost.stem.isdigit() and int(lost.stem) < self.start:
                     lost.unlink()

@@ -50,7 +50,7 @@ class SpoolSource:
         position = self._position
         while position < stop and self._bytes < READ_BYTES and len(frames) < READ_BATCHES:
             batch = self._batch_at(position)
-            if batch.first >= stop or (frames and batch.events.schema != frames[0].schema):
+            if batch is None or batch.first >= stop or (frames and batch.events.schema != frames[0].schema):
                 break
             until = min(batch.end, stop)
             frames.append(_part(batch, position, until))
@@ -63,14 +63,14 @@ class SpoolSource:
         events = _numbered(frames, batches)
         return Decoded(self.input, self.stream, events, tuple(refused), position, events.height + len(refused))
 
-    def _batch_at(self, position: int) -> Batch:
-        """The batch with a durable record, or where that one is lost the next there is."""
+    def _batch_at(self, position: int) -> Batch | None:
+        """The batch with a durable record, or where that one is lost the next there is, if any."""
         held = self._batch
         if held is not None and held.first <= position < held.end:
             return held
         segment = self._spool.segment(position)
         if segment is None:
-            raise LookupError(f"{self._spool.folder} ends before record {position}")
+            return None
         if self._segment is None or self._segment.path != segment.path:
             self.close()
             self._fd = os.open(segment.path, os.O_RDONLY)

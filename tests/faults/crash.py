@@ -1,4 +1,4 @@
-"""Kills of a replay at every failpoint and at random; after each the result equals the undisturbed one.
+"""Kills of a replay at every failpoint and at random, crash loops, floods; the result equals the undisturbed one.
 
 python -m tests.faults.crash [KILLS]     all of it (make crash); a seeded selection is part of make test
 """
@@ -70,6 +70,23 @@ def check(what: str, found: tuple[list[str], Counter[str]], total: Counter[str])
     total["comparisons"] += 1
 
 
+def floods_and_loops(folder: Path) -> None:
+    """What `make test` does in small, in full size."""
+    from tests.faults import test_bounds as bounds
+    from tests.faults.test_crash_loop import crash_loop
+
+    for what, work in (
+        ("places", lambda to: bounds.flood_of_places(to, 200_000, 1_000_000)),
+        ("letters", lambda to: bounds.flood_of_letters(to, 200_000, 1_000_000)),
+        ("episodes", lambda to: bounds.flood_of_episodes(to, 50_000)),
+    ):
+        (folder / what).mkdir()
+        print(work(folder / what), flush=True)
+    (folder / "loop").mkdir()
+    town, total = scene(folder / "loop", FEW, FEW_EVENTS), Counter[str]()
+    print(f"{crash_loop(town, town.calm(), 20, total)}; {dict(total)}", flush=True)
+
+
 def main() -> None:
     kills, began, total = int(sys.argv[1]) if len(sys.argv) > 1 else 200, time.monotonic(), Counter[str]()
     with tempfile.TemporaryDirectory(prefix="citybrain-crash-") as folder:
@@ -78,6 +95,7 @@ def main() -> None:
         at_failpoints(town, calm, every_failpoint(), total)
         print(f"failpoints: {dict(total)}", flush=True)
         at_random(town, calm, kills, 1, total)
+        floods_and_loops(Path(folder))
     print(f"crash: {dict(total)} in {time.monotonic() - began:.0f} s, 0 differences")
 
 

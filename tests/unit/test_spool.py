@@ -402,6 +402,24 @@ def test_a_damaged_file_can_be_given_up(tmp_path: Path) -> None:
     opened(tmp_path).close()
 
 
+def test_a_reader_goes_on_behind_the_only_file_that_was_lost(tmp_path: Path) -> None:
+    """As a damaged file says that one should: its checkpoint points into what is not there any more."""
+    spool = opened(tmp_path)
+    for name in "xyz":
+        spool.append(batch(name, 3), 1)
+    spool.close()
+    only = next(tmp_path.glob("*.spool"))
+    only.rename(only.with_suffix(".lost"))
+    spool = opened(tmp_path)
+    for position in (1, 5, 10):
+        assert spool.segment(position) is None and everything(spool, position) == []
+    first, _ = spool.append(batch("new", 2), 1)
+    for position in (1, 5, 10):
+        assert [n for n, *_ in everything(spool, position)] == [first, first + 1] and first > 10**12
+    spool.trim(first + 2)
+    spool.close()
+
+
 def killed(folder: Path, failpoint: str, threads: int = 3) -> list[tuple[int, str]]:
     """What a process acknowledged before it died at a failpoint."""
     done = subprocess.run(
