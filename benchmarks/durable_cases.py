@@ -72,7 +72,7 @@ def restart(bench: Bench) -> list[Row]:
     took = told["took"]
     bench.remarks.append(
         f"restart: {hours} h of data, {len(took)} kills, p50 {statistics.median(took):.2f} s; the server answered after "
-        f"{statistics.median(told['listening']):.2f} s, and had taken {statistics.median(told['cpu']):.2f} s of CPU by the reading"
+        f"{statistics.median(told['listening']):.2f} s; until the reading it took {statistics.median(told['cpu']):.2f} s of CPU"
     )
     p95 = float(np.quantile(took, 0.95))
     return [
