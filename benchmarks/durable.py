@@ -230,7 +230,7 @@ def _reading_after(url: str, as_of: str, deadline: float) -> None:
     while _newest(url) <= as_of:
         if time.monotonic() > deadline:
             raise RuntimeError(f"no reading is newer than {as_of} after two minutes")
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def _iso(t: int) -> str:

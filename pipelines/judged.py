@@ -44,7 +44,7 @@ class Window:
         """Classes, codes and values as texts."""
         if self._packed is None:
             arrays = (self.classes, self.codes.astype("<i8"), self.values.astype("<f8"))
-            self._packed = [base64.b85encode(zlib.compress(x.tobytes(), 1)).decode() for x in arrays]
+            self._packed = [base64.b64encode(zlib.compress(x.tobytes(), 1)).decode() for x in arrays]
         return self._packed
 
     def correct(self, codes: Codes, classes: Classes, values: Values) -> Codes:
@@ -127,7 +127,7 @@ class Judged:
 
     def load(self, saved: Mapping[str, list[str]]) -> None:
         for end, texts in saved.items():
-            classes, codes, values = (zlib.decompress(base64.b85decode(x)) for x in texts)
+            classes, codes, values = (zlib.decompress(base64.b64decode(x)) for x in texts)
             window = Window(
                 int(end),
                 np.frombuffer(classes, np.uint8).copy(),
