@@ -72,11 +72,7 @@ def restart(bench: Bench) -> list[Row]:
     took = told["took"]
     bench.remarks.append(
         f"restart: {hours} h of data, {len(took)} kills, p50 {statistics.median(took):.2f} s; the server answered after "
-<<<<<<< HEAD
-        f"{statistics.median(told['listening']):.2f} s, after {statistics.median(told['cpu']):.2f} s of CPU"
-=======
         f"{statistics.median(told['listening']):.2f} s; until the reading it took {statistics.median(told['cpu']):.2f} s of CPU"
->>>>>>> 98445c9d40066eda870ea4a93254e5a1b76f2a11
     )
     p95 = float(np.quantile(took, 0.95))
     return [
