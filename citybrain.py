@@ -73,8 +73,10 @@ def up(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    from commands.live import Options
+
     from commands.inputs import instant
-    from commands.up import Options, run
+    from commands.up import run
 
     options = Options(
         city=city or "demo",

@@ -1,6 +1,6 @@
 """A live run at a steady rate, watched by a client over HTTP: how old an event is when a screen shows it.
 
-The wiring is that of `citybrain up` (`commands.up.Live`) with another source: NDJSON lines made beforehand, handed
+The wiring is that of `citybrain up` (`commands.live.Live`) with another source: NDJSON lines made beforehand, handed
 over when the run's clock has reached their time, decoded in the run's own thread. The clock runs at real speed; so
 that a window ends within the run it starts `LEAD_S` before a quarter of an hour, and the input declares D = `DISORDER_MS`.
 """
@@ -84,7 +84,7 @@ class PacedSource:
 
 def live(pack: str, rate: int, seconds: int) -> Answer:
     """Seconds of latency (p50, p99) of provisional and final readings, and the share of a core that the process took."""
-    from commands import up
+    from commands import live as up
     from commands.clocks import RunClock
     from commands.inputs import city_of
     from dashboards.app import create_app
