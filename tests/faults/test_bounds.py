@@ -73,7 +73,7 @@ def test_a_flood_of_places(tmp_path: Path) -> None:
 
 
 def test_a_flood_of_bad_records(tmp_path: Path) -> None:
-    print(f"\n{flood_of_letters(tmp_path, 100_000, 250_000)}")
+    print(f"\n{flood_of_letters(tmp_path, 200_000, 400_000)}")
 
 
 def test_a_flood_of_episodes(tmp_path: Path) -> None:
