@@ -10,7 +10,7 @@ run: $(VENV)/.ready
 	@exec $(BIN)/citybrain up
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not crash'
 
 # The store's contract suite on a real ClickHouse server; it empties that database. The URL stays off the process list.
 test-server: export CITYBRAIN_SERVER := $(URL)
@@ -37,8 +37,9 @@ bench: $(VENV)/.ready
 oracle: $(VENV)/.ready
 	$(BIN)/python -m tests.oracle
 
-# Every failpoint and 200 kills at random (make test has a selection): a quarter of an hour.
+# Every failpoint, 200 kills at random, floods and small disks (make test has a selection): half an hour.
 crash: $(VENV)/.ready
+	$(BIN)/python -m pytest -m crash tests/faults
 	$(BIN)/python -m tests.faults.crash
 
 # Everything is pinned by constraints.txt; a changed pin or dependency sets the environment up again.

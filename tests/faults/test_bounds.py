@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
+import pytest
 
 from tests.faults.processes import run
 
@@ -68,13 +69,16 @@ def flood_of_episodes(folder: Path, n: int) -> str:
     return f"{n:,} episodes at once: {found}"
 
 
+@pytest.mark.crash
 def test_a_flood_of_places(tmp_path: Path) -> None:
     print(f"\n{flood_of_places(tmp_path, 200_000, 600_000)}")
 
 
+@pytest.mark.crash
 def test_a_flood_of_bad_records(tmp_path: Path) -> None:
     print(f"\n{flood_of_letters(tmp_path, 200_000, 400_000)}")
 
 
+@pytest.mark.crash
 def test_a_flood_of_episodes(tmp_path: Path) -> None:
     print(f"\n{flood_of_episodes(tmp_path, WIDE)}")

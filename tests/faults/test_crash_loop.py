@@ -75,6 +75,7 @@ def test_killed_while_the_tables_are_made(town: Town) -> None:
     print(f"\n{dict(total)}")
 
 
+@pytest.mark.crash
 def test_killed_while_a_backup_is_copied(town: Town, tmp_path: Path) -> None:
     """The store is as it was, nothing passes for a backup, and the next one is whole."""
     replays, _ = town

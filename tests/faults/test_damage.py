@@ -79,6 +79,7 @@ REFUSED: tuple[tuple[tuple[str, int, Damage], ...], ...] = (
 )
 
 
+@pytest.mark.crash
 def test_damage_that_the_other_generation_mends(town: Town) -> None:
     """One damage after the other to one store, each met by a run that goes on and is killed again."""
     (replays, calm), total = town, Counter[str]()

@@ -84,6 +84,7 @@ def test_a_replay_goes_on_when_there_is_room(tmp_path: Path, town: Town) -> None
     print(f"\nfull disks: {len(wheres)} places, {dict(total)}")
 
 
+@pytest.mark.crash
 def test_a_replay_on_a_small_disk(town: Town) -> None:
     (replays, calm), total = town, Counter[str]()
     with small_disk(replays.folder / "small", 3) as disk:
@@ -98,6 +99,7 @@ def test_a_replay_on_a_small_disk(town: Town) -> None:
     print(f"\nsmall disks of {sizes} MB: {dict(total)}")
 
 
+@pytest.mark.crash
 def test_a_temporary_store_that_does_not_fit(tmp_path: Path, town: Town) -> None:
     """Nothing is left of it, and the message says what to do."""
     with small_disk(tmp_path / "tmp", 3) as disk:
@@ -162,6 +164,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return exported(folder, folder / "out")
 
 
+@pytest.mark.crash
 @pytest.mark.parametrize("where", ["delivery/", "store"])
 def test_a_live_run_waits_for_room(tmp_path: Path, undisturbed: Path, where: str) -> None:
     full = tmp_path / "full"
@@ -169,6 +172,7 @@ def test_a_live_run_waits_for_room(tmp_path: Path, undisturbed: Path, where: str
     same(undisturbed, exported(tmp_path / "data", tmp_path / "out"), said)
 
 
+@pytest.mark.crash
 def test_a_live_run_on_a_small_disk(tmp_path: Path, undisturbed: Path) -> None:
     with small_disk(tmp_path / "small", 200) as disk:
         said = lives(disk / "data", (), lambda: fill(disk), lambda: (disk / "filler").unlink())
