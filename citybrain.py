@@ -73,9 +73,8 @@ def up(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    from commands.live import Options
-
     from commands.inputs import instant
+    from commands.live import Options
     from commands.up import run
 
     options = Options(
