@@ -5,6 +5,8 @@ Part of setting up. An installation without it compiles at its first replay, whi
 
 from __future__ import annotations
 
+import numpy as np
+
 from connectors.formats import Block
 from connectors.formats.ndjson import Ndjson
 from pipelines.input_clock import InputClock
@@ -19,6 +21,11 @@ def main() -> None:
     clock.settle()
     assert clock.seen is not None
     clock.seen.reserve(1 << 20, clock.m)
+    clock.saved(whole=True)
+    clock.read(t, ids)
+    _, keys = clock.saved(whole=False)
+    clock.seen.pairs(clock.m, ids.view(np.int64)[:1])
+    clock.seen.add(keys, clock.m)
 
 
 if __name__ == "__main__":
