@@ -73,7 +73,7 @@ REPAIRED: tuple[tuple[str, Damage, str], ...] = (
 )
 """What is damaged, how, and what the warning says of it; "" where it cannot be told from a write that was cut off."""
 REFUSED: tuple[tuple[tuple[str, int, Damage], ...], ...] = (
-    (("checkpoint", 0, flipped(0.05)), ("checkpoint", 1, cut(0.05))),
+    (("checkpoint", 0, flipped(0.05)), ("checkpoint", 1, flipped(0.0))),
     (("checkpoint", 0, cut(0)), ("checkpoint", 1, cut(0))),
     (("plans", 0, flipped(0.4)),),
 )

@@ -30,7 +30,7 @@ from tests.conformance.small_city import END, START, log
 from tests.conformance.small_runs import Arrivals, How, arrivals, city_run, differences, sink
 from tests.fakes.listed import Crash, DirectStore
 
-SETTINGS = settings(deadline=None, max_examples=6, suppress_health_check=list(HealthCheck))
+SETTINGS = settings(deadline=None, max_examples=4, suppress_health_check=list(HealthCheck))
 SEEDS = st.integers(0, 5)
 SHARES = st.lists(st.floats(0, 0.999), min_size=1, max_size=3)
 TICK_MS = 30_000

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import threading
 import time
@@ -191,7 +190,7 @@ def test_the_rules_name_metrics_that_exist() -> None:
     assert tested <= {name for name, _, _ in alerts} and len(tested) >= 5
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not on the PATH")
+@pytest.mark.crash  # promtool is no part of a user's machine; where it is missing this fails, and says so
 def test_promtool_takes_the_rules_and_they_fire() -> None:
     for command in (["check", "rules", "citybrain.rules.yml"], ["test", "rules", "citybrain.test.yml"]):
         done = subprocess.run(["promtool", *command], cwd=RULES, capture_output=True, text=True, timeout=60)
