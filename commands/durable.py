@@ -28,7 +28,7 @@ FOLDER: Final = "delivery"
 HEAD_BYTES: Final = 1 << 16
 
 
-def folder_of(dsn: str) -> Path:
+def checkpoint_folder(dsn: str) -> Path:
     """The folder of a store's checkpoint: inside an embedded store, else among this user's data, by the store's address."""
     address = Address.of(dsn)
     if address.path is not None:

@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from commands.durable import claim, epoch_of, examined, folder_of, interrupted_replay, opened, replay_identity
+from commands.durable import checkpoint_folder, claim, epoch_of, examined, interrupted_replay, opened, replay_identity
 from commands.inputs import Inputs, UserError, made_folder
 from commands.progress import Progress
 from pipelines import catalogue
@@ -216,7 +216,7 @@ def opened_store(
         if temporary is not None:
             yield sink, shown, 1, None
             return
-        folder = folder_of(dsn)
+        folder = checkpoint_folder(dsn)
         if options.fresh and not local:
             sink.empty()
             shutil.rmtree(folder, ignore_errors=True)

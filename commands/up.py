@@ -11,7 +11,7 @@ from pathlib import Path
 import platformdirs
 
 from commands.clocks import RunClock, WallClock
-from commands.durable import claim, examined, folder_of, opened
+from commands.durable import checkpoint_folder, claim, examined, opened
 from commands.inputs import UserError, city_of, made_folder
 from commands.live import CATCH_UP_MS, History, Kept, Live, Options, Pushed
 from commands.waiting import LONGEST_PAUSE_S, Waiting
@@ -63,7 +63,7 @@ def run(options: Options, stop: threading.Event) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
         claim(folder / "city", city.id)
-        durable = checkpoint(folder_of(f"chdb://{folder}"), options, city.id, now)
+        durable = checkpoint(checkpoint_folder(f"chdb://{folder}"), options, city.id, now)
         examined(sink, durable.recovered, migrated)
         beat = Now(durable.identity["origin"])
         clock = RunClock(beat(), options.speed, options.until)

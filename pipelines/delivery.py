@@ -150,6 +150,8 @@ class Run:
         self._outbox: tuple[Transition, ...] = ()
         self._rest: dict[str, Any] | None = None
         """Of a long step whose rows are stored: its plan, and the watermarks up to which it is to be judged."""
+        self._ahead: list[dict[str, Any]] = []
+        """Steps that were begun before a restart and are to be done again after the running one."""
         self.back.look(self.streams)
         if saved:
             self._restore(saved)
@@ -180,7 +182,7 @@ class Run:
         self.counts.load(run["counts"])
         self.kept.rows = run["rows"]
         for name, stream in self.streams.items():
-            was = saved[f"intake/stream/{name}/engine"]["rollups"] if f"intake/stream/{name}/engine" in saved else {}
+            was = saved.get(f"intake/stream/{name}/engine/at", {}).get("rollups", {})
             for rollup in stream.rollups:
                 if rollup.name in was and was[rollup.name]["frame_hash"] != rollup.frame_hash:
                     self.kept.rows.pop(f"rows_{rollup.name}", None)  # the store sets that table aside (rule 16)
@@ -201,6 +203,7 @@ class Run:
             return 0
         plans = self.durable.recovered.plans if self.durable.recovered is not None else []
         self.store.call(partial(self.durable.journal.begin, self._saved(whole=True), plans))
+        self.store.flush()  # the steps that follow are written after this base, not each as another one
         self._floor = dict(self.intake.positions)
         for kept in self.retention.values():
             for rollup, before in kept.dropped.items():
@@ -208,9 +211,11 @@ class Run:
                     self.store.call(partial(self._retire, f"rows_{rollup}", before))
         if self._outbox:
             self._publish([Step(NO_READINGS, transitions=self._outbox)])
+        self._ahead = plans
         if (rest := self._rest) is not None:
             self._finish(Plan(**rest["plan"]), [], [], rest["watermarks"])
-        for plan in plans:
+        for n, plan in enumerate(plans, 1):
+            self._ahead = plans[n:]
             self._again(Plan(**plan))
         return len(plans) + (rest is not None)
 
@@ -383,14 +388,14 @@ class Run:
         counts.cut_short += [x for x in letters if x.reason == "truncated"]
         counts.counters = {c: sum(s.ingest.counters[c] for s in self.streams.values()) for c in COUNTERS}
         if batch:
-            self.kept.add(batch)
+            if self.durable is not None:
+                self.kept.add(batch)
             self.store.submit(batch)
         counts.spent(store=time.perf_counter() - started)
 
     def _checkpoint(self, journal: Journal) -> None:
-        whole = journal.long
+        whole, ahead = journal.long, self._ahead
         parts = self._saved(whole)
-
         guard = self.durable.guard if self.durable is not None else None
 
         def write() -> None:
@@ -398,7 +403,7 @@ class Run:
             if guard is not None:
                 guard()
             if whole:
-                journal.begin(parts)
+                journal.begin(parts, ahead)
             else:
                 changed = {name: part for name, part in parts.items() if part is not None}
                 journal.step(changed, [name for name, part in parts.items() if part is None])

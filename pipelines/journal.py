@@ -234,11 +234,12 @@ def _line(plan: Mapping[str, Any]) -> bytes:
 def _plans(path: Path) -> list[dict[str, Any]]:
     """The steps that were begun; a line that was cut off had no effect yet."""
     found = []
-    for number, line in enumerate(path.read_bytes().split(b"\n") if path.exists() else (), 1):
+    *whole, cut = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    for number, line in enumerate((*whole, cut), 1):
         checksum, _, text = line.partition(b" ")
         if checksum == b"%08x" % zlib.crc32(text) and text:
             found.append(orjson.loads(text))
-        elif path.read_bytes().count(b"\n") >= number:
+        elif number <= len(whole):
             raise CheckpointError(
                 f"{path}, line {number} is damaged: what the interrupted step was to do is not known. Restore a backup, or "
                 "start over"

@@ -57,7 +57,7 @@ class StreamState:
         self.longest_ms = max((reach_ms(t.window) + step_ms(t.window) for t in self.tables), default=0)
 
     def saved(self, whole: bool) -> Parts:
-        """State by name for a checkpoint, but for panes and cases: those are read back from the store (`restored`)."""
+        """State by name for a checkpoint, but for panes and cases: `load` reads those back from the store."""
         return {"watermark": self.watermark, **self.attendance.saved(whole)}
 
     def load(self, saved: Parts, remember_ms: int, cases: Iterable[pl.DataFrame]) -> None:

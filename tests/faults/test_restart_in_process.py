@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from pipelines import delivery
 from pipelines.brain import Step
+from pipelines.checkpoint_record import decoded
 from pipelines.delivery import Batch, Durable, Now, Plan, Run
 from pipelines.episodes import Transition
 from pipelines.input_clock import InputClock
@@ -199,6 +200,38 @@ def test_long_steps_are_kept_between_strides(counted: Counter[str], seed: int, m
         broken.folder.mkdir()
         broken_at(broken, written, [0.3, 0.2, 0.4, 0.1, 0.3])
     same(counted, calm, broken)
+
+
+def test_plans_that_wait_outlive_new_generations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many steps are to be done again, each of which begins a new generation: what is left of them is still planned."""
+    begun = Begun(arrivals(log(1), 1), How(block=50), tmp_path, True)
+    with pytest.raises(Crash):
+        begun.life(150)
+    path = tmp_path / "checkpoint-1"
+    data = path.read_bytes()
+    base = decoded(data, data.index(b"\n") + 1)
+    assert base is not None
+    path.write_bytes(data[: base[1]])
+    first = recover(tmp_path)
+    assert first is not None and len(first.plans) > 10
+    monkeypatch.setattr(Journal, "long", True)
+    for _ in range(3):
+        with pytest.raises(Crash):
+            begun.life(25)
+        left = recover(tmp_path)
+        assert left is not None and left.plans == first.plans[-len(left.plans) :] and len(left.plans) < len(first.plans)
+    print(f"\n{len(first.plans)} steps to be done again, {len(left.plans)} after three more crashes")
+
+
+def test_a_rollup_that_groups_in_another_way_expects_no_rows(tmp_path: Path) -> None:
+    """The store sets its table aside (rule 16), so the rows that the checkpoint counted are no longer looked for."""
+    begun = Begun(arrivals(log(1), 1), How(300), tmp_path, False)
+    begun.life()
+    found = recover(tmp_path)
+    assert found is not None and found.parts["run"]["rows"]["rows_link"]
+    found.parts["intake/stream/link/engine/at"]["rollups"]["link"]["frame_hash"] = "another"
+    run = city_run(begun.arrived, begun.how, DirectStore(begun.kept), 2, None, Durable(Journal(tmp_path), found))
+    assert "rows_link" not in run.kept.rows and run.kept.rows.keys() >= {"rows_http", "lifecycles_case"}
 
 
 def test_other_beats_after_a_restart_tell_nothing_twice(counted: Counter[str]) -> None:
