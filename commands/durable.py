@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import re
-import socket
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +17,7 @@ from pipelines.journal import Journal, Recovered, recover
 from sinks.backup_writer import repair_by_backup
 from sinks.clickhouse import ClickHouseSink
 from sinks.connection import Address
-from sinks.errors import StoreDamaged, StoreOwned
+from sinks.errors import StoreDamaged
 from sinks.lease import Ownership, lease_of
 from sinks.selfcheck import quick_findings, row_counts
 
@@ -86,26 +83,12 @@ def examined(sink: ClickHouseSink, found: Recovered | None, migrated: Sequence[s
 
 
 def epoch_of(sink: ClickHouseSink, found: Recovered | None) -> tuple[int, Ownership | None]:
-    """The epoch of this start, and the lease that a server's store needs (rule 38). A lease of a process of this machine
-    that is gone is waited for; StoreOwned for any other."""
+    """The epoch of this start, and the lease that a server's store needs (rule 38). StoreOwned while another process has
+    it; one of this machine that is gone does not."""
     if sink.address.path is not None:
         return next_epoch(sink.address.path), None
     lease = lease_of(sink)
-    at_least = found.parts["run"]["epoch"] + 1 if found is not None else 1
-    while True:
-        try:
-            return lease.acquire(at_least), lease
-        except StoreOwned as error:
-            gone = re.match(r"process (\d+) on (\S+)", error.owner or "")
-            if gone is None or gone[2] != socket.gethostname() or Path(f"/proc/{gone[1]}").exists():
-                raise
-            left = max(0.5, error.lasts_s or 0.5)
-            print(
-                f"citybrain: process {gone[1]} of this machine ended without giving its lease back; it runs out in {left:.0f} s",
-                file=sys.stderr,
-                flush=True,
-            )
-            time.sleep(left)
+    return lease.acquire(found.parts["run"]["epoch"] + 1 if found is not None else 1), lease
 
 
 def replay_identity(attached: Sequence[Attached], city: str, only: Sequence[str], how: Sequence[str]) -> dict[str, Any]:

@@ -6,10 +6,12 @@ So every claim is a row of its own, known by (epoch, claim), and who holds the s
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 from typing import Final
 
 from sinks.connection import Connection
+from sinks.owner import this_process
 
 NEVER_HELD: Final = "toDateTime64(0, 3, 'UTC')"
 VERSIONS: Final = ("revision", "step")
@@ -28,7 +30,8 @@ def lease_table(*, fsync: bool = True) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One claim as the server sees it now: `left_s` seconds are left of it (negative: it ran out)."""
+    """One claim as the server sees it now: `left_s` seconds are left of it (negative: it ran out). `claim` is its name
+    (`named_claim`)."""
 
     epoch: int
     claim: str
@@ -36,9 +39,19 @@ class Claim:
     left_s: float
     turn: int
 
+    @property
+    def process(self) -> str:
+        """The process that made it, as `sinks.owner` names it; empty when it did not say."""
+        return self.claim.partition(" ")[2]
+
     def beats(self, epoch: int, claim: str) -> bool:
         """Of claims made at the same moment the higher epoch holds, within it the smaller name."""
         return self.epoch > epoch or (self.epoch == epoch and self.claim < claim)
+
+
+def named_claim() -> str:
+    """A name that no other claim has: chance first, so that it decides between equals, then this process."""
+    return f"{secrets.token_hex(8)} {this_process()}"
 
 
 def claims(connection: Connection, since: int = 0) -> list[Claim]:

@@ -309,7 +309,8 @@ def render_data_model(rollups: Iterable[Rollup] = (), streams: Iterable[Stream] 
         "",
         "## lease",
         "",
-        "`lease(epoch, claim, owner, until, turn)`: who may write to the store, a row for every claim (rule 38); `until` is",
-        "by the server's clock, 1970 in a claim that was withdrawn. `sinks/lease.py` says what is promised.",
+        "`lease(epoch, claim, owner, until, turn)`: who may write to the store, a row for every claim (rule 38); `claim` is",
+        "its name and process, `until` is by the server's clock, 1970 in a claim that was withdrawn. `sinks/lease.py` says",
+        "what is promised.",
     ]
     return "\n".join(lines) + "\n"

@@ -9,6 +9,8 @@ What is promised, for one server (or one replica that all processes name), by it
 - An epoch is used by one owner, and larger than any before. What an owner writes after it was overtaken carries a
   lower `revision` or `step` and so never counts, where a row of the new owner has the same key.
 - `check` is no barrier: a process stopped right after it may write once more. That is why epochs are needed.
+- A claim names its process (`sinks.owner`). One that is known to have ended on this machine is not waited for; what it
+  had sent and the server still writes is of a lower epoch, as above.
 
 A lease that ran out while nobody took it (the server was away) is taken back under the same epoch, by the same steps.
 Not promised: anything across replicas that lag behind each other.
@@ -28,11 +30,12 @@ from typing import Final, Protocol
 
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from sinks.claims import Claim, claims, last_epoch, put
+from sinks.claims import Claim, claims, last_epoch, named_claim, put
 from sinks.clickhouse import ClickHouseSink
 from sinks.connection import Connection, holder
 from sinks.errors import LeaseLost, StoreError, StoreOwned
 from sinks.failures import explained
+from sinks.owner import is_gone
 from sinks.retry import Retry
 
 TTL_S: Final = 30.0
@@ -80,9 +83,9 @@ def lease_of(sink: ClickHouseSink, owner: str | None = None, ttl_s: float = TTL_
 class Lease:
     """The lease of a server's database. Safe to use from several threads.
 
-    `ttl_s` is how long it lasts without renewal: so long a restart waits after a crash, and so long a process may hang
-    unnoticed. It is renewed three times as often. `check` and `renew` wait for a server that is away as the sink's
-    writes do. Raises StoreError where the store cannot be asked.
+    `ttl_s` is how long it lasts without renewal: so long a restart on another machine waits after a crash, and so long a
+    process may hang unnoticed. It is renewed three times as often. `check` and `renew` wait for a server that is away as
+    the sink's writes do. Raises StoreError where the store cannot be asked.
     """
 
     def __init__(
@@ -156,10 +159,10 @@ class Lease:
         started = time.monotonic()
         known = claims(self._connection)
         for other in known:
-            if other.left_s > 0:
+            if other.left_s > 0 and not is_gone(other.process):
                 raise StoreOwned(self._where, None, other.owner, other.left_s)
         epoch = max([used, *(k.epoch for k in known)]) + 1
-        mine = Claim(epoch, secrets.token_hex(8), self.owner, self.ttl_s, 0)
+        mine = Claim(epoch, named_claim(), self.owner, self.ttl_s, 0)
         put(self._connection, mine, self.ttl_s)
         if self._settled(mine, started):
             self._mine, self._lost = mine, None
@@ -238,7 +241,7 @@ class FolderLease:
         """See `Ownership.acquire`. Raises StoreOwned as opening the store does."""
         with _Explained(str(self._path), "acquiring the lease"):
             epoch = max(last_epoch(self._connection) + 1, at_least)
-            put(self._connection, Claim(epoch, secrets.token_hex(8), self.owner, 0.0, 0), 0.0)
+            put(self._connection, Claim(epoch, named_claim(), self.owner, 0.0, 0), 0.0)
         self._held = True
         return epoch
 

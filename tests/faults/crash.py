@@ -1,4 +1,5 @@
-"""Kills of a replay at every failpoint and at random, crash loops, floods; the result equals the undisturbed one.
+"""Kills at every failpoint and at random, on chDB and on the stand-in server, of replays and of live runs, crash loops,
+floods; the result equals the undisturbed one.
 
 python -m tests.faults.crash [KILLS]     all of it (make crash); a seeded selection is part of make test
 """
@@ -6,6 +7,8 @@ python -m tests.faults.crash [KILLS]     all of it (make crash); a seeded select
 from __future__ import annotations
 
 import random
+import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -13,13 +16,18 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tests.faults.processes import KILLED, Ended, Replays, run
+from sinks.difference import difference
+from tests.fakes.clickhouse_process import StandIn
+from tests.faults.processes import KILLED, Ended, Replays, killed_after, run
+from tests.faults.recorded import real_data
 
 STEPPED = (
     "plan_made", "plan_synced", "inputs_read", "step_judged", "store_begun", "store_between", "store_written",
-    "checkpoint_begun", "checkpoint_written", "checkpoint_synced", "base_drafted", "base_renamed",
+    "checkpoint_begun", "checkpoint_written", "checkpoint_synced", "base_drafted", "base_renamed", "inputs_committed",
 )  # fmt: skip
 """The failpoints that a replay passes."""
+SPOOLED = ("spool_written", "spool_synced", "spool_trimmed")
+"""Those that what was pushed passes; `test_crash_loop` and `test_backup` have those beside the steps."""
 PASSES = (1, 2, 3)
 COMMIT_EVENTS = 30_000
 START, UNTIL = "2026-03-02T08:00:00+08:00", "2026-03-02T09:20:00+08:00"
@@ -29,15 +37,28 @@ FEW = ("http", "case", "inc", "air", "rain", "tkt", "lvl", "park")
 FEW_EVENTS = 8_000
 
 
-def scene(folder: Path, streams: tuple[str, ...] = STREAMS, commit_events: int = COMMIT_EVENTS) -> Replays:
+def scene(
+    folder: Path, streams: tuple[str, ...] = STREAMS, commit_events: int = COMMIT_EVENTS, server: str = ""
+) -> Replays:
     """Eighty minutes of the simulated city, late events, copies and broken records among them."""
     ended = run(["citybrain", "simulate", folder / "sent", "--start", START, "--until", UNTIL])
     assert ended.code == 0, ended.err
-    return Replays(folder, tuple(folder / "sent" / f"{name}.ndjson" for name in streams), commit_events)
+    return Replays(folder, tuple(folder / "sent" / f"{name}.ndjson" for name in streams), commit_events, server)
 
 
-def every_failpoint() -> Iterator[str]:
-    return (f"{name}:{nth}" for name in STEPPED for nth in PASSES)
+def ten_weeks(folder: Path) -> Replays:
+    """One station that reports six times a day; its rows are kept for ten days, then whole months of them go."""
+    first, each = 1_767_542_400_000, 4 * 3_600_000
+    lines = (
+        f'{{"t":{first + n * each},"station":"st01","pollutant":"no2","ngm3":{50_000 + 7 * n},"covered_ms":3600000}}\n'
+        for n in range(70 * 6)
+    )
+    (folder / "air.ndjson").write_text("".join(lines))
+    return Replays(folder, (folder / "air.ndjson",), 20, fine_for_days=10)
+
+
+def every_failpoint(names: Iterable[str] = STEPPED) -> Iterator[str]:
+    return (f"{name}:{nth}" for name in names for nth in PASSES)
 
 
 def at_failpoints(scene: Replays, calm: Ended, points: Iterable[str], total: Counter[str]) -> None:
@@ -55,7 +76,7 @@ def at_random(scene: Replays, calm: Ended, kills: int, seed: int, total: Counter
     while kills > 0:
         times = [rnd.uniform(0.02, 0.6) for _ in range(min(kills, rnd.randint(2, 6)))]
         for after_s in times:
-            killed = scene.once("killed", kill_after_s=after_s)
+            killed = scene.once("killed", begun=killed_after(after_s))
             assert killed.code in (0, KILLED), killed.err
             total["kills at random" if killed.code == KILLED else "ended before the kill"] += 1
         kills -= len(times)
@@ -77,7 +98,7 @@ def floods_and_loops(folder: Path) -> None:
 
     for what, work in (
         ("places", lambda to: bounds.flood_of_places(to, 200_000, 1_000_000)),
-        ("letters", lambda to: bounds.flood_of_letters(to, 200_000, 1_000_000)),
+        ("letters", lambda to: bounds.flood_of_letters(to, 1_000_000, 10_000_000)),
         ("episodes", lambda to: bounds.flood_of_episodes(to, 50_000)),
     ):
         (folder / what).mkdir()
@@ -87,16 +108,81 @@ def floods_and_loops(folder: Path) -> None:
     print(f"{crash_loop(town, town.calm(), 20, total)}; {dict(total)}", flush=True)
 
 
+def on_the_server(folder: Path, kills: int, points: Iterable[str], total: Counter[str]) -> None:
+    """A third of the events, so that a replay passes every point and takes no longer."""
+    server = StandIn(folder / "server")
+    server.start()
+    try:
+        town = scene(folder, FEW, FEW_EVENTS, server.url)
+        calm = town.calm()
+        at_failpoints(town, calm, points, total)
+        at_random(town, calm, kills, 2, total)
+    finally:
+        server.end(signal.SIGTERM)
+
+
+def while_months_are_dropped(folder: Path, total: Counter[str]) -> None:
+    weeks = ten_weeks(folder)
+    calm = weeks.calm()
+    for point in every_failpoint(("rows_dropped",)):
+        killed = weeks.once("killed", failpoint=point)
+        assert killed.code == KILLED, f"{point} is not passed: {killed.err}"
+        total["kills while months are dropped"] += 1
+        wrong, counts = weeks.after("killed", calm)
+        assert not wrong and counts["readings"] > 1_000, f"{point}: {wrong or counts}"
+        total.update(counts)
+        total["comparisons"] += 1
+
+
+def live(folder: Path, total: Counter[str]) -> None:
+    """A live run killed where it has told what it stored, and one that is pushed to where its spool is written."""
+    from tests.faults.test_push_kills import pushed
+    from tests.faults.test_up import RUN, exported
+
+    calm = run([*RUN, "--data", folder / "calm"])
+    assert calm.code == 0, calm.err
+    before = exported(folder / "calm", folder / "calm.out")
+    for point in every_failpoint(("step_published",)):
+        killed = run([*RUN, "--data", folder / point], failpoint=point)
+        ended = run([*RUN, "--data", folder / point])
+        assert (killed.code, ended.code) == (KILLED, 0), (killed.err, ended.err)
+        found = difference(before, exported(folder / point, folder / "out"))
+        assert found.equal, f"up killed at {point}: {found}"
+        total.update({table.table: table.compared for table in found.tables})
+        total.update({"kills of live runs": 1, "comparisons": 1})
+        shutil.rmtree(folder / "out")
+    points = tuple(every_failpoint(SPOOLED))
+    (folder / "pushed").mkdir()
+    killed_at, told = pushed(folder / "pushed", points)
+    print(told, flush=True)
+    assert {name.partition(":")[0] for name in killed_at} == set(SPOOLED), killed_at
+    total["kills of live runs"] += len(killed_at)
+
+
 def main() -> None:
     kills, began, total = int(sys.argv[1]) if len(sys.argv) > 1 else 200, time.monotonic(), Counter[str]()
-    with tempfile.TemporaryDirectory(prefix="citybrain-crash-") as folder:
-        town = scene(Path(folder))
+
+    def told(what: str) -> None:
+        print(f"{what}, after {time.monotonic() - began:.0f} s: {dict(total)}", flush=True)
+
+    with tempfile.TemporaryDirectory(prefix="citybrain-crash-") as name:
+        rooms = {room: Path(name) / room for room in ("embedded", "server", "months", "live", "floods")}
+        for room in rooms.values():
+            room.mkdir()
+        town = scene(rooms["embedded"])
         calm = town.calm()
         at_failpoints(town, calm, every_failpoint(), total)
-        print(f"failpoints: {dict(total)}", flush=True)
+        told("failpoints on chDB")
         at_random(town, calm, kills, 1, total)
-        floods_and_loops(Path(folder))
-    print(f"crash: {dict(total)} in {time.monotonic() - began:.0f} s, 0 differences")
+        told("random kills on chDB")
+        on_the_server(rooms["server"], kills // 4, every_failpoint(), total)
+        told("failpoints and random kills on the stand-in")
+        while_months_are_dropped(rooms["months"], total)
+        live(rooms["live"], total)
+        told("months that are dropped, and live runs")
+        floods_and_loops(rooms["floods"])
+        real_data(rooms["floods"], total)
+    told("crash: 0 differences")
 
 
 if __name__ == "__main__":

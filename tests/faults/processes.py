@@ -7,8 +7,9 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,43 +35,62 @@ def run(
     command: Sequence[object],
     *,
     failpoint: str | None = None,
-    kill_after_s: float | None = None,
+    begun: Callable[[subprocess.Popen[str]], None] | None = None,
     env: Mapping[str, str] = {},
+    longest_s: float = 300,
 ) -> Ended:
-    """Runs `python -m ...`; kills it so long after it said `begun`, if that is given."""
+    """Runs `python -m ...` and kills it after `longest_s`; calls `begun` with the process when that word is on its stderr."""
     environment = {**os.environ, **env, **({VARIABLE: failpoint} if failpoint else {})}
     with subprocess.Popen(
         [sys.executable, "-m", *map(str, command)], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
         said: list[str] = []
-        if kill_after_s is not None:
+        if begun is not None:
             assert process.stderr is not None
             for line in process.stderr:
                 said.append(line)
                 if line.startswith("begun"):
-                    time.sleep(kill_after_s)
-                    process.kill()
+                    begun(process)
                     break
-        out, err = process.communicate(timeout=300)
+        try:
+            out, err = process.communicate(timeout=longest_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
         return Ended(process.returncode, out, "".join(said) + err)
+
+
+def killed_after(seconds: float) -> Callable[[subprocess.Popen[str]], None]:
+    def kill(process: subprocess.Popen[str]) -> None:
+        time.sleep(seconds)
+        process.kill()
+
+    return kill
 
 
 @dataclass(frozen=True, slots=True)
 class Replays:
-    """The same files into stores under one folder: one undisturbed, the others killed."""
+    """The same files into stores under one folder, or on one server: one undisturbed, the others killed."""
 
     folder: Path
     files: tuple[Path, ...]
     commit_events: int
+    server: str = ""
+    """The address without a database."""
+    fine_for_days: int | None = None
+    """How long rows are kept; None: for ever."""
 
-    def once(self, name: str, *before: object, **how: object) -> Ended:
+    def store(self, name: str) -> object:
+        return f"{self.server}/{name}" if self.server else self.folder / name
+
+    def once(self, name: str, *before: object, env: Mapping[str, str] = {}, **how: object) -> Ended:
         """`before`: a module and its arguments that run it."""
-        store, out = self.folder / name, self.folder / f"{name}.out"
-        return run(
-            [*before, "tests.faults.replaying", store, out, self.commit_events, *self.files],
-            **how,  # type: ignore[arg-type]
-        )
+        kept = () if self.fine_for_days is None else ("--fine-for-days", self.fine_for_days)
+        said = (self.store(name), self.folder / f"{name}.out", self.commit_events, *self.files)
+        # Where the checkpoint of a store on a server lies.
+        environment = {"XDG_DATA_HOME": str(self.folder / f"{name}.data"), **env}
+        return run([*before, "tests.faults.replaying", *kept, *said], env=environment, **how)  # type: ignore[arg-type]
 
     def calm(self) -> Ended:
         ended = self.once("calm")
@@ -106,8 +126,10 @@ class Replays:
         return wrong, counts
 
     def forget(self, name: str) -> None:
-        shutil.rmtree(self.folder / name, ignore_errors=True)
-        shutil.rmtree(self.folder / f"{name}.out", ignore_errors=True)
+        for left in (name, f"{name}.out", f"{name}.data"):
+            shutil.rmtree(self.folder / left, ignore_errors=True)
+        if self.server:
+            urllib.request.urlopen(self.server, f"DROP DATABASE IF EXISTS `{name}`".encode()).close()
 
 
 def table_of(folder: Path, table: str) -> pl.DataFrame:

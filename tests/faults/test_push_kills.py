@@ -9,17 +9,19 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
 import polars as pl
 
-from tests.faults.processes import run
+from tests.faults.processes import KILLED, run
 from tests.faults.test_up import START, up
 
 UNTIL = "2026-03-02T09:30:00+08:00"
 PLACE = "pushed-1"
 KILLS = 3
+LONGEST_S = 8.0
 
 
 def port() -> int:
@@ -40,16 +42,17 @@ def post(url: str, secret: str, key: str, body: bytes) -> int | None:
         return None
 
 
-def begun(running: subprocess.Popen[str]) -> None:
+def begun(running: subprocess.Popen[str]) -> bool:
+    """Whether it came to its first number, or was killed before."""
     assert running.stderr is not None
-    for line in running.stderr:
-        if "first number" in line:
-            return
-    raise AssertionError("it ended before its first number")
+    return any("first number" in line for line in running.stderr)
 
 
-def test_acknowledged_records_survive_kills(tmp_path: Path) -> None:
-    secret = run(["citybrain", "token", "add", "vans", "--scope", "ingest:vans", "--data", tmp_path]).out.split()[-1]
+def pushed(folder: Path, lives: Sequence[float | str]) -> tuple[list[str], str]:
+    """Pushes to a live run that is killed, started again, and ends at last; checks that every record is in the store
+    once. `lives`: seconds after its first number at which it is killed, or a failpoint; one that is not passed within
+    `LONGEST_S` ends as well. Returns the failpoints that were passed, and what was counted."""
+    secret = run(["citybrain", "token", "add", "vans", "--scope", "ingest:vans", "--data", folder]).out.split()[-1]
     at, rnd, first = port(), random.Random(5), int(datetime.fromisoformat(START).timestamp() * 1000)
     url, sent, acknowledged = f"http://127.0.0.1:{at}/ingest/v1/link", 0, 0
     command = ("citybrain", "up", "--seed", 7, "--start", START, "--until", UNTIL, "--speed", 60, "--port", at)
@@ -64,27 +67,37 @@ def test_acknowledged_records_survive_kills(tmp_path: Path) -> None:
         return "\n".join(lines).encode()
 
     pending: tuple[str, bytes] | None = None
-    for life in range(KILLS + 1):
-        with up(*command, "--data", tmp_path) as running:
-            begun(running)
-            ends = time.monotonic() + rnd.uniform(1, 4)
-            while time.monotonic() < ends:
+    passed: list[str] = []
+    for life in (*lives, None):
+        failpoint = life if isinstance(life, str) else None
+        with up(*command, "--data", folder, failpoint=failpoint) as running:
+            there = begun(running)
+            ends = time.monotonic() + (life if isinstance(life, float) else LONGEST_S if failpoint else 2.0)
+            while there and time.monotonic() < ends and running.poll() is None:
                 key, body = pending or (f"batch-{sent}", batch())
                 status = post(url, secret, key, body)
                 assert status in (202, None), status
                 pending = (key, body) if status is None else None
                 acknowledged += 0 if status is None else body.count(b"\n") + 1
-            if life < KILLS:
+            if failpoint is not None and running.poll() == KILLED:
+                passed.append(failpoint)
+            elif life is not None:
                 running.kill()
             else:
                 # All that is pending was answered; time goes on until every pane is closed.
                 running.terminate()
                 assert running.wait(timeout=30) == 0
     assert pending is None and acknowledged == sent
-    ended = run([*command[:-2], "--port", 0, "--data", tmp_path])
+    ended = run([*command[:-2], "--port", 0, "--data", folder])
     assert ended.code == 0, ended.err
-    assert run(["citybrain", "export", tmp_path / "demo", tmp_path / "out"]).code == 0
-    rows = pl.concat([pl.read_parquet(p) for p in (tmp_path / "out" / "rows").glob("link*.parquet")])
+    assert run(["citybrain", "export", folder / "demo", folder / "out"]).code == 0
+    rows = pl.concat([pl.read_parquet(p) for p in (folder / "out" / "rows").glob("link*.parquet")])
     found = int(rows.filter(pl.col("place") == PLACE)["n"].sum())
-    print(f"\n{sent} records acknowledged over {KILLS} kills, {found} in the store")
-    assert found == sent > 200
+    assert found == sent > 200, f"{sent} records were acknowledged, {found} are in the store"
+    return passed, f"{sent} records acknowledged over {len(lives)} kills, {found} in the store"
+
+
+def test_acknowledged_records_survive_kills(tmp_path: Path) -> None:
+    rnd = random.Random(6)
+    _, told = pushed(tmp_path, [rnd.uniform(1, 4) for _ in range(KILLS)])
+    print(f"\n{told}")

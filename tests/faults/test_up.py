@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
+from pipelines.failpoints import VARIABLE
 from sinks.difference import difference
 from tests.faults.processes import KILLED, ROOT, run, transitions_hold
 
@@ -21,9 +23,12 @@ RUN = ("citybrain", "up", "--seed", 7, "--start", START, "--until", UNTIL, "--sp
 
 
 @contextlib.contextmanager
-def up(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+def up(*arguments: object, failpoint: str | None = None) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", *map(str, arguments)]
-    with subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+    env = {**os.environ, **({VARIABLE: failpoint} if failpoint else {})}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as running:
         try:
             yield running
         finally:
