@@ -37,7 +37,7 @@ bench: $(VENV)/.ready
 oracle: $(VENV)/.ready
 	$(BIN)/python -m tests.oracle
 
-# Every failpoint, 200 kills at random, floods and small disks (make test has a selection): half an hour.
+# Every failpoint, kills at random, floods, small disks, recorded data (make test has a selection): an hour.
 crash: $(VENV)/.ready
 	$(BIN)/python -m pytest -m crash tests/faults
 	$(BIN)/python -m tests.faults.crash

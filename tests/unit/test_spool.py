@@ -420,10 +420,10 @@ def test_a_reader_goes_on_behind_the_only_file_that_was_lost(tmp_path: Path) -> 
     spool.close()
 
 
-def killed(folder: Path, failpoint: str, threads: int = 3) -> list[tuple[int, str]]:
-    """What a process acknowledged before it died at a failpoint."""
+def killed(folder: Path, failpoint: str, threads: int = 3, trim: int = 0) -> list[tuple[int, str]]:
+    """What a process acknowledged before it died at a failpoint; `trim` makes it delete files then."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.unit.spool_crash", str(folder), str(threads), "40"],
+        [sys.executable, "-m", "tests.unit.spool_crash", str(folder), str(threads), "40", str(trim)],
         cwd=ROOT, env=os.environ | {"CITYBRAIN_FAILPOINT": failpoint}, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == -9, done.stderr
@@ -450,6 +450,21 @@ def test_killed_at_a_failpoint_nothing_is_lost_or_doubled(tmp_path: Path, point:
         assert all(mine.count(name) == 3 for name in set(mine)), "each batch of this run once, whole"
     print(f"{len(acknowledged)} batches acknowledged, {len(found) // 3} found")
     assert len(acknowledged) > 5
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_killed_while_files_are_deleted_the_rest_is_whole(tmp_path: Path, nth: int) -> None:
+    acknowledged = killed(tmp_path, f"spool_trimmed:{nth}", trim=30)
+    spool = opened(tmp_path)
+    assert spool.recovered is None and spool.start > 1
+    found = everything(spool, spool.start)
+    assert [n for n, *_ in found] == list(range(spool.start, 3 * len(acknowledged) + 1)) and len(found) > 100
+    assert {(n, p) for n, p, _ in found} == {
+        (f + k, p) for f, p in acknowledged for k in range(3) if f + k >= spool.start
+    }
+    first, _ = spool.append(batch("after", 1), 1)
+    assert first == 3 * len(acknowledged) + 1
+    spool.close()
 
 
 def lost_by_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_sync: bool) -> list[int]:
