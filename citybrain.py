@@ -67,6 +67,9 @@ def up(
     host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve on; 0 takes a free one.")] = 8080,
     data: Annotated[Path | None, typer.Option(help="Folder of the store (default: the user's data folder).")] = None,
+    store: Annotated[
+        str | None, typer.Option(help="A store on a server, http(s)://..., instead of the embedded one.")
+    ] = None,
 ) -> None:
     """The demo city, live: simulator, engine, brain, store and a page at the printed address. Ctrl-C ends it."""
     # Before anything is imported: Ctrl-C is how this ends, however early it comes.
@@ -84,6 +87,7 @@ def up(
         host=host,
         port=port,
         data=data,
+        store=store,
         start=instant(start, "--start") if start else None,
         until=instant(until, "--until") if until else None,
         started=STARTED,

@@ -109,7 +109,9 @@ def live(pack: str, rate: int, seconds: int) -> Answer:
         sock = listen("127.0.0.1", 0)
         serving = serve(create_app(board, indicators, city, up.History(sink), metrics), "127.0.0.1", 0, sock=sock)
         store = StoreThread(sink)
-        options = up.Options("bench", 1.0, 1, "127.0.0.1", 0, None, start, start + seconds * 1000, time.monotonic())
+        options = up.Options(
+            "bench", 1.0, 1, "127.0.0.1", 0, None, None, start, start + seconds * 1000, time.monotonic()
+        )
         attached = [Attached(source, Input(source.input, "paced:link", DISORDER_MS))]
         kept = up.Kept(store, metrics)
         run = Run(city, indicators, [LINK], attached, kept, live=True, epoch=1, start=start, older=sink.panes, now=beat)

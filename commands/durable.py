@@ -30,10 +30,14 @@ def checkpoint_folder(dsn: str) -> Path:
     address = Address.of(dsn)
     if address.path is not None:
         return address.path / FOLDER
-    named = hashlib.sha256(address.shown.encode()).hexdigest()[:16]
-    path = Path(platformdirs.user_data_dir("citybrain")) / "servers" / named
-    path.mkdir(parents=True, exist_ok=True)
-    return path / FOLDER
+    return server_folder(address, Path(platformdirs.user_data_dir("citybrain"))) / FOLDER
+
+
+def server_folder(address: Address, data: Path) -> Path:
+    """Where this machine keeps what belongs to a store on a server; made if it is not there."""
+    folder = data / "servers" / hashlib.sha256(address.shown.encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def claim(path: Path, city: str) -> None:

@@ -44,6 +44,8 @@ class Options:
     host: str
     port: int
     data: Path | None
+    store: str | None
+    """The address of a server's database; None: the embedded store in `data`."""
     start: int | None
     until: int | None
     started: float
@@ -90,8 +92,8 @@ class History:
 class Pushed:
     """What is pushed over HTTP as inputs of the run: those of earlier starts, and new ones as they come."""
 
-    def __init__(self, folder: Path, streams: dict[str, Stream], clock: Callable[[], int]) -> None:
-        self.push = Push(folder / "spool", streams, Tokens(folder), clock)
+    def __init__(self, spools: Path, tokens: Tokens, streams: dict[str, Stream], clock: Callable[[], int]) -> None:
+        self.push = Push(spools, streams, tokens, clock)
         for name, _, spool in self.push.inputs():
             if spool.recovered is not None:
                 print(f"citybrain: warning: {name}: {spool.recovered}", file=sys.stderr, flush=True)

@@ -6,12 +6,13 @@ import signal
 import sys
 import threading
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import platformdirs
 
 from commands.clocks import RunClock, WallClock
-from commands.durable import checkpoint_folder, claim, examined, opened
+from commands.durable import FOLDER, claim, epoch_of, examined, opened, server_folder
 from commands.inputs import UserError, city_of, made_folder
 from commands.live import CATCH_UP_MS, History, Kept, Live, Options, Pushed
 from commands.waiting import LONGEST_PAUSE_S, Waiting
@@ -19,6 +20,7 @@ from commands.watching import Before, told, watched
 from connectors.http_push import push_router
 from connectors.simulator import GENERATORS
 from connectors.simulator_source import sources
+from connectors.tokens import Tokens
 from dashboards.app import create_app
 from dashboards.board import Board
 from dashboards.metrics import Metrics
@@ -26,12 +28,12 @@ from dashboards.pulse import Switch
 from dashboards.serve import listen, serve
 from pipelines import catalogue
 from pipelines.delivery import Attached, Durable, Now, Run
-from pipelines.epoch import next_epoch
 from pipelines.journal import recover
 from pipelines.retention import FINE_FOR_MS
 from pipelines.watermark import Input
 from sinks.backup import serve_requests
 from sinks.clickhouse import ClickHouseSink
+from sinks.connection import Address
 from sinks.errors import StoreError
 from sinks.retry import Retry
 from sinks.writer import StoreThread
@@ -49,22 +51,24 @@ def run(options: Options, stop: threading.Event) -> None:
     if options.until is not None and options.until <= now:
         raise UserError("--until lies before the start; give a later instant")
     sock = listen(options.host, options.port)
-    # A store belongs to one city: its tables do not name it.
-    folder = (options.data or Path(platformdirs.user_data_dir("citybrain"))).absolute() / city.id
-    made_folder(folder, "--data")
+    home = Home(options, city.id)
     indicators = catalogue.for_city(city)
     waiting = Waiting()
     retry = Retry(None, longest_pause_s=LONGEST_PAUSE_S, stop=stop, told=waiting)
     lifecycles = [s for s in catalogue.STREAMS if s.lifecycle]
-    sink = ClickHouseSink(f"chdb://{folder}", catalogue.rollups(indicators), lifecycles, retry=retry)
+    sink = ClickHouseSink(home.dsn, catalogue.rollups(indicators), lifecycles, retry=retry)
+    lease = None
     try:
         migrated = sink.migrate()
         # Opening an embedded store may put other handlers in place; from here on the loop ends the run in order.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
-        claim(folder / "city", city.id)
-        durable = checkpoint(checkpoint_folder(f"chdb://{folder}"), options, city.id, now)
+        # A store belongs to one city: its tables do not name it.
+        claim(home.kept / "city", city.id)
+        durable = checkpoint(home.kept / FOLDER, options, city.id, now)
         examined(sink, durable.recovered, migrated)
+        epoch, lease = epoch_of(sink, durable.recovered)
+        durable = replace(durable, guard=None if lease is None else lease.check)
         beat = Now(durable.identity["origin"])
         clock = RunClock(beat(), options.speed, options.until)
         board = Board(uuid.uuid4().hex[:8], clock, speed=options.speed)
@@ -72,14 +76,14 @@ def run(options: Options, stop: threading.Event) -> None:
         board.hold("the time before now is being replayed")
         metrics = Metrics(board)
         streams = {s.name: s for s in catalogue.STREAMS}
-        pushed = Pushed(folder, streams, clock if options.start is not None else wall)
+        pushed = Pushed(home.kept / "spool", Tokens(home.folder), streams, clock if options.start is not None else wall)
         serving = serve(
             create_app(board, indicators, city, History(sink), metrics, routers=[push_router(pushed.push)]),
             options.host,
             options.port,
             sock=sock,
         )
-        print(f"citybrain: {city.en} at {serving.url}  (Ctrl-C ends it; store: {folder})", flush=True)
+        print(f"citybrain: {city.en} at {serving.url}  (Ctrl-C ends it; store: {home.shown})", flush=True)
         store, switch = StoreThread(sink, retry=retry), None
         before = Before(sink, board, clock, now)
         try:
@@ -91,7 +95,7 @@ def run(options: Options, stop: threading.Event) -> None:
                 [Attached(s, Input(s.input, f"simulator:{s.stream}")) for s in made],
                 Kept(store, metrics),
                 live=True,
-                epoch=next_epoch(folder),
+                epoch=epoch,
                 start=beat(),
                 older=sink.panes,
                 cases=sink.lifecycles,
@@ -103,7 +107,8 @@ def run(options: Options, stop: threading.Event) -> None:
             )
 
             def between() -> None:
-                serve_requests(folder, sink)
+                if home.embedded:
+                    serve_requests(home.folder, sink)
 
             pulse = watched(run, durable, sink, store, board, metrics, pushed.push)
             switch = Switch(pulse, lambda stalled: told(board, stalled))
@@ -120,8 +125,29 @@ def run(options: Options, stop: threading.Event) -> None:
             before.close()
             store.close()
     finally:
+        if lease is not None:
+            lease.release()
         sink.close()
     print("citybrain: ended", flush=True)
+
+
+class Home:
+    """Where a live run keeps what it has: `folder` is that of the city (its tokens, and its embedded store), `kept` that of
+    the store's checkpoint and of what was pushed for it, which of a store on a server lies below it."""
+
+    def __init__(self, options: Options, city: str) -> None:
+        data = options.data or Path(platformdirs.user_data_dir("citybrain"))
+        self.folder = made_folder(data.absolute() / city, "--data")
+        self.embedded = options.store is None
+        if options.store is not None and not options.store.startswith(("http://", "https://")):
+            raise UserError(
+                f"--store {options.store!r} is no server; write http(s)://user@host:port/database, or leave it out and name "
+                "the folder of the embedded store with --data"
+            )
+        self.dsn = options.store or f"chdb://{self.folder}"
+        address = Address.of(self.dsn)
+        self.shown = str(self.folder) if self.embedded else address.shown
+        self.kept = self.folder if self.embedded else server_folder(address, self.folder)
 
 
 def checkpoint(folder: Path, options: Options, city: str, now: int) -> Durable:

@@ -6,7 +6,6 @@ import difflib
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import partial
 from typing import Final
 
 import polars as pl
@@ -126,20 +125,25 @@ class ClickHouseSink(Reader):
         declared = self._declared(table)
         if declared.month is None:
             raise ValueError(f"table {table!r} is not partitioned by time; nothing of it is dropped")
-        names = self.query(
+        known = (
             "SELECT DISTINCT partition FROM system.parts WHERE active AND database = {database:String}"
             " AND table = {table:String} AND toUInt32OrZero(partition)"
-            " < toYYYYMM(fromUnixTimestamp64Milli({before:Int64}, 'UTC'))",
-            {"database": self.address.database, "table": table, "before": before_ms},
+            " < toYYYYMM(fromUnixTimestamp64Milli({before:Int64}, 'UTC'))"
         )
+        bound = {"database": self.address.database, "table": table, "before": before_ms}
+        dropped = set[int]()
+
+        def drop() -> None:
+            for (name,) in self._writer.query(known, bound).iter_rows():
+                self._writer.command(f"ALTER TABLE {quoted(table)} DROP PARTITION {int(name)}")
+                dropped.add(int(name))
+
         with self._turn:
             try:
-                for (name,) in names.iter_rows():
-                    drop = f"ALTER TABLE {quoted(table)} DROP PARTITION {int(name)}"
-                    self.retry.until_done(partial(self._writer.command, drop))
+                self.retry.until_done(drop)
             except ClickHouseError as error:
                 raise explained(error, self.address.shown, f"dropping months of {table}") from error
-        return len(names)
+        return len(dropped)
 
     def empty(self) -> None:
         """Removes every row of every table that a run writes. Raises StoreRefused where the user may not."""

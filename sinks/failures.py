@@ -128,11 +128,23 @@ def disk_full(error: BaseException) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """The error in one line, without what the driver adds."""
+    """The error in one line, without what the driver adds; of a request without an answer, what broke it."""
+    if (broken := _connection_error(error)) is not None:
+        return f"the server gives no answer: {broken.strerror or broken}"[:500]
     lines = str(error).strip().splitlines()
     text = lines[0].strip() if lines else type(error).__name__
     text = re.sub(r"^Received ClickHouse exception, code: \d+, server response: ", "", text)
     return text[:500]
+
+
+def _connection_error(error: BaseException) -> OSError | None:
+    """What the system said of a connection, below the driver's `OperationalError` without a code."""
+    if not isinstance(error, OperationalError) or error.code is not None:
+        return None
+    inner = error.__cause__ or error.__context__
+    while inner is not None and not isinstance(inner, OSError):
+        inner = inner.__cause__ or inner.__context__
+    return inner
 
 
 def explained(error: BaseException, where: str, doing: str) -> StoreError:

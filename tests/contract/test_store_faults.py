@@ -252,7 +252,10 @@ def test_a_server_that_is_away_holds_up_the_run_which_then_catches_up(stand_in: 
             tried(sink, 300)
             more = rss_mb() - before
             assert held <= 1 + 1 + 2, "one is being written, two wait"
-            assert sink.retry.trouble is not None and sink.retry.trouble.why == "Error executing HTTP request"
+            assert (
+                sink.retry.trouble is not None
+                and sink.retry.trouble.why == "the server gives no answer: Connection refused"
+            )
             stand_in.start()
             started = time.monotonic()
             producer.join(60)

@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
+import pytest
 
 from pipelines.failpoints import VARIABLE
 from sinks.difference import difference
+from tests.fakes.clickhouse_process import StandIn
 from tests.faults.processes import KILLED, ROOT, run, transitions_hold
 
 START, UNTIL, SPEED = "2026-03-02T08:00:00+08:00", "2026-03-02T08:20:00+08:00", 100
@@ -53,18 +55,62 @@ def exported(data: Path, out: Path) -> Path:
     return out
 
 
-def test_killed_and_not_killed_are_equal(tmp_path: Path) -> None:
-    calm = run([*RUN, "--data", tmp_path / "calm"])
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("calm")
+    calm = run([*RUN, "--data", folder])
     assert calm.code == 0, calm.err
+    return exported(folder, folder / "out")
+
+
+def test_killed_and_not_killed_are_equal(tmp_path: Path, undisturbed: Path) -> None:
     kills = Counter(killed(tmp_path / "broken", after_s) for after_s in (0.1, 2.5, 0.4, 1.7))
     ended = run([*RUN, "--data", tmp_path / "broken"])
     assert ended.code == 0 and "goes on from" in ended.err, ended.err
-    a, b = (exported(tmp_path / name, tmp_path / f"{name}.out") for name in ("calm", "broken"))
-    found = difference(a, b)
+    out = exported(tmp_path / "broken", tmp_path / "broken.out")
+    found = difference(undisturbed, out)
     assert found.equal, str(found)
     # How many beats a step takes in depends on the machine, so the way to an episode's state may differ; its end may not.
-    print(f"\n{kills[KILLED]} kills; {found.compared:,} compared, {transitions_hold(b)} transitions in order")
+    print(f"\n{kills[KILLED]} kills; {found.compared:,} compared, {transitions_hold(out)} transitions in order")
     assert kills[KILLED] >= 3 and found.compared > 50_000
+
+
+def test_on_a_server_that_goes_away_it_waits_and_goes_on(tmp_path: Path, undisturbed: Path) -> None:
+    """The run is killed once, and the server once under it; the store is that of an undisturbed embedded run."""
+    server = StandIn(tmp_path / "server")
+    server.start()
+    on_it = (*RUN, "--data", tmp_path / "data", "--store", f"{server.url}/city")
+    try:
+        with up(*on_it) as running:
+            assert running.stderr is not None
+            next(line for line in running.stderr if "first number" in line)
+            second = run([*RUN, "--data", tmp_path / "other", "--store", f"{server.url}/city"])
+            assert second.code == 2 and f"in use by process {running.pid} on " in second.err, second
+            running.kill()
+            assert running.wait() == KILLED
+        began = time.monotonic()
+        with up(*on_it) as running:
+            assert running.stderr is not None
+            told = next(line for line in running.stderr if "goes on from" in line)
+            restarted_s = time.monotonic() - began
+            time.sleep(1)
+            server.end()
+            away = next(line for line in running.stderr if "takes nothing at the moment" in line)
+            time.sleep(2)
+            server.start()
+            back = next(line for line in running.stderr if "takes what it is sent again" in line)
+            assert running.wait(60) == 0, running.stderr.read()
+        out = tmp_path / "out"
+        ended = run(["citybrain", "export", f"{server.url}/city", out])
+        assert ended.code == 0, ended.err
+    finally:
+        server.end()
+    found = difference(undisturbed, out)
+    assert found.equal, str(found)
+    print("", told, away, back, sep="\n")
+    print(f"restarted in {restarted_s:.1f} s; {found.compared:,} compared, {transitions_hold(out)} transitions")
+    assert "the server gives no answer: " in away, away
+    assert restarted_s < 20 and found.compared > 50_000, "the dead owner's lease is not waited for"
 
 
 def test_sigterm_drains_and_nothing_is_done_again(tmp_path: Path) -> None:
