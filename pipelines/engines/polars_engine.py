@@ -65,7 +65,7 @@ def bucket(rollup: Rollup) -> pl.Expr:
 def per_event(measure: Measure, rollup: Rollup) -> pl.Expr:
     """What one event adds to a measure (null: nothing)."""
     if measure.of is None:
-        value = pl.lit(1, dtype=pl.Int64)
+        value = pl.col("t").is_not_null().cast(pl.Int64)  # a literal would count a group as one
     else:
         value = translate(measure.of)
         if measure.kind in ("first", "last"):
