@@ -156,7 +156,10 @@ def profile(
 @app.command()
 def diff(
     a: Annotated[
-        str, typer.Argument(help="An output folder (`replay --out`), or a store: its folder or chdb:///abs/dir.")
+        str,
+        typer.Argument(
+            help="An output folder (`replay --out`), or a store: its folder, chdb:///abs/dir or http(s)://..."
+        ),
     ],
     b: Annotated[str, typer.Argument(help="Another one.")],
 ) -> None:

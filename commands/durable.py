@@ -44,7 +44,7 @@ def claim(path: Path, city: str) -> None:
     """A store belongs to one city: its tables do not name it."""
     if not path.exists():
         path.write_text(city + "\n", encoding="utf-8")
-    elif (owner := path.read_text(encoding="utf-8").strip()) != city:
+    elif (owner := path.read_text(encoding="utf-8", errors="replace").strip()) != city:
         raise UserError(
             f"{path.parent} holds city {owner!r}, not {city!r}; name another folder for the store, or replay with --fresh"
         )

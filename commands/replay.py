@@ -19,6 +19,7 @@ from typing import Any, Literal
 from commands.durable import checkpoint_folder, claim, epoch_of, examined, interrupted_replay, opened, replay_identity
 from commands.inputs import Inputs, UserError, made_folder
 from commands.progress import Progress
+from commands.stores import SERVERS, folder_of, server_of
 from pipelines import catalogue
 from pipelines.delivery import Counts, Durable, Run
 from pipelines.indicator import Indicator
@@ -237,18 +238,17 @@ def opened_store(
 
 def persistent(options: Options) -> tuple[str, str]:
     """The address of a store to keep, and how the summary shows it."""
-    store = options.store or ""
-    if store.startswith(("http://", "https://")):
-        return store, store.split("@")[-1]
-    if "://" in store.removeprefix("chdb://"):
-        raise UserError(
-            f"--store {store!r} is no store; write a folder, chdb:///abs/dir or http(s)://user@host:port/database"
-        )
-    path = Path(store.removeprefix("chdb://")).absolute()
+    assert options.store is not None
+    if options.store.startswith(SERVERS):
+        address = server_of(options.store)
+        return address.dsn, address.shown
+    path = folder_of(options.store)
     made_folder(path, "--store")
     inside = {entry.name for entry in path.iterdir()}
-    # A start that was killed before the store had an epoch leaves a part of this, and nothing else.
-    ours = (path / "metadata").is_dir() and ((path / "epoch").is_file() or inside <= BEGUN)
+    ours = (path / "metadata").is_dir() and (path / "epoch").is_file()
+    if not ours and inside <= BEGUN:
+        # A start that was killed before the store had an epoch leaves a part of this; before it had metadata, no file.
+        ours = (path / "metadata").is_dir() or {f.name for f in path.rglob("*") if not f.is_dir()} <= {"status"}
     if inside and not ours:
         what = "--fresh would empty it" if options.fresh else "nothing is written into it"
         raise UserError(f"{path} is not empty and no store of citybrain, {what}; name another folder for --store")

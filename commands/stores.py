@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 import platformdirs
 
 from commands.inputs import ROOT, UserError, city_of, made_folder
-from sinks.connection import refuse_owned
+from sinks.connection import Address, refuse_owned
 from sinks.difference import Difference, difference
 from sinks.errors import StoreOwned
 from sinks.existing import ExistingStore, is_store
 from sinks.export import Revisions, export, refuse_foreign
 
+SERVERS: Final = ("http://", "https://")
+"""How the address of a server's database begins."""
+
 
 def folder_of(store: str) -> Path:
     """The folder that `--store` names, as a path or as chdb:///abs/dir. UserError for a server's address."""
-    if "://" in store.removeprefix("chdb://"):
-        raise UserError(f"{store!r} is no embedded store; write its folder or chdb:///abs/dir")
-    return Path(store.removeprefix("chdb://")).absolute()
+    path = store.removeprefix("chdb://")
+    if not path or "://" in path or (path != store and not path.startswith("/")):
+        # Without user and password.
+        shown = re.sub("//[^/]*@", "//", store)
+        raise UserError(f"{shown!r} is no embedded store; write its folder or chdb:///abs/dir")
+    return Path(path).absolute()
+
+
+def server_of(store: str) -> Address:
+    """The database that an address names; UserError when it names none."""
+    address = Address.of(store)
+    if not urlsplit(store).path.strip("/"):
+        raise UserError(
+            f"{address.shown.removesuffix('default')} names no database; write http(s)://user@host:port/database"
+        )
+    return address
 
 
 def store_folder(store: str | None, data: Path | None, city: str | None) -> Path:
@@ -53,8 +71,8 @@ def export_store(store: str, out: Path, revisions: Revisions) -> dict[str, Any]:
         refuse_foreign(out.absolute())
     except OSError as error:
         raise UserError(str(error)) from None
-    if store.startswith(("http://", "https://")):
-        dsn, city = store, None
+    if store.startswith(SERVERS):
+        dsn, city = server_of(store).dsn, None
     else:
         folder = folder_of(store)
         free_to_open(folder)
@@ -80,6 +98,10 @@ def difference_of(a: str, b: str) -> Difference:
 @contextmanager
 def _output(side: str, room: Path) -> Iterator[Path]:
     """The output folder itself, or that of the store's export. One process opens one store, so another one does it."""
+    if side.startswith(SERVERS):
+        export_store(side, room, "newest")
+        yield room
+        return
     if not side.startswith("chdb://") and not is_store(Path(side)):
         yield Path(side)
         return

@@ -15,6 +15,7 @@ from commands.clocks import RunClock, WallClock
 from commands.durable import FOLDER, claim, epoch_of, examined, opened, server_folder
 from commands.inputs import UserError, city_of, made_folder
 from commands.live import CATCH_UP_MS, History, Kept, Live, Options, Pushed
+from commands.stores import SERVERS, server_of
 from commands.waiting import LONGEST_PAUSE_S, Waiting
 from commands.watching import Before, told, watched
 from connectors.http_push import push_router
@@ -139,13 +140,13 @@ class Home:
         data = options.data or Path(platformdirs.user_data_dir("citybrain"))
         self.folder = made_folder(data.absolute() / city, "--data")
         self.embedded = options.store is None
-        if options.store is not None and not options.store.startswith(("http://", "https://")):
+        if options.store is not None and not options.store.startswith(SERVERS):
             raise UserError(
                 f"--store {options.store!r} is no server; write http(s)://user@host:port/database, or leave it out and name "
                 "the folder of the embedded store with --data"
             )
         self.dsn = options.store or f"chdb://{self.folder}"
-        address = Address.of(self.dsn)
+        address = server_of(self.dsn) if options.store else Address.of(self.dsn)
         self.shown = str(self.folder) if self.embedded else address.shown
         self.kept = self.folder if self.embedded else server_folder(address, self.folder)
 

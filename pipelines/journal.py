@@ -32,6 +32,12 @@ VERSION: Final = 2
 MAGIC: Final = b"citybrain checkpoint %d\n"
 LONG_BYTES: Final = 32 << 20
 """A checkpoint this long, and four times its base, is followed by a new generation."""
+MOST_AHEAD: Final = 16
+"""Steps that may have been begun and not kept, whatever ended the process; the thread that writes has fewer waiting."""
+REPAIR: Final = (
+    "Restore a backup (citybrain restore), or start over (a replay: --fresh; the stored readings of `up` stay, move the folder "
+    "delivery/ away and it begins anew)"
+)
 
 
 class CheckpointError(ValueError):
@@ -183,12 +189,14 @@ def recover(folder: Path) -> Recovered | None:
             for plan in _plans(folder / f"plans-{later}"):
                 if plan["step"] > done:
                     plans[plan["step"]] = plan
+        if len(plans) > MOST_AHEAD:
+            notes.append(
+                f"{path} ends with step {done}, and {len(plans)} steps were begun after it: it was cut short. They are done "
+                "again"
+            )
         return Recovered(parts, [plans[step] for step in sorted(plans)], notes, number)
     if notes:
-        raise CheckpointError(
-            f"no checkpoint in {folder} can be used: {'; '.join(notes)}. Restore a backup (citybrain restore), or start "
-            "over (a replay: --fresh; the stored readings of `up` stay, move the folder away and it begins anew)"
-        )
+        raise CheckpointError(f"no checkpoint in {folder} can be used: {'; '.join(notes)}. {REPAIR}")
     return None
 
 
@@ -241,7 +249,6 @@ def _plans(path: Path) -> list[dict[str, Any]]:
             found.append(orjson.loads(text))
         elif number <= len(whole):
             raise CheckpointError(
-                f"{path}, line {number} is damaged: what the interrupted step was to do is not known. Restore a backup, or "
-                "start over"
+                f"{path}, line {number} is damaged: what an interrupted step was to do is not known. {REPAIR}"
             )
     return found

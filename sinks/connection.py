@@ -8,6 +8,7 @@ session refuses parallel use (so there is none).
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import math
@@ -208,7 +209,12 @@ def _prepare(path: Path) -> None:
                 left.unlink()
         staging.mkdir(exist_ok=True)
     except OSError as error:
-        raise StoreError(f"the store {path} cannot be made or read: {error}; check the path and who owns it") from error
+        todo = {
+            errno.EMFILE: "raise the limit of open files of this process (ulimit -n)",
+            errno.ENFILE: "too many files are open on this machine",
+            errno.ENOSPC: "free some space",
+        }.get(error.errno or 0, "check the path and who owns it")
+        raise StoreError(f"the store {path} cannot be made or read: {error}; {todo}") from error
 
 
 def refuse_owned(path: Path) -> None:

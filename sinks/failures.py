@@ -97,6 +97,8 @@ def kind_of(error: BaseException) -> Kind:
             return _by_status(str(error))
         case OSError():
             return "transient" if error.errno in PASSES else "unknown"
+        case StoreError() if isinstance(error.__cause__, OSError):
+            return kind_of(error.__cause__)
     return "unknown"
 
 

@@ -85,6 +85,16 @@ def at_random(scene: Replays, calm: Ended, kills: int, seed: int, total: Counter
         check(f"killed after {', '.join(f'{t * 1000:.0f} ms' for t in times)}", scene.after("killed", calm), total)
 
 
+def while_it_starts(scene: Replays, calm: Ended, kills: int, total: Counter[str]) -> None:
+    """Kills while Python loads and the store is made, before anything is read."""
+    rnd = random.Random(3)
+    for _ in range(kills):
+        killed = scene.once("killed", longest_s=rnd.uniform(0.8, 3.0))
+        assert killed.code in (0, KILLED), killed.err
+        total["kills while it starts" if killed.code == KILLED else "ended before the kill"] += 1
+    check(f"killed {kills} times while it starts", scene.after("killed", calm), total)
+
+
 def check(what: str, found: tuple[list[str], Counter[str]], total: Counter[str]) -> None:
     wrong, counts = found
     assert not wrong, f"{what}: {wrong}"
@@ -176,6 +186,7 @@ def main() -> None:
         at_failpoints(town, calm, every_failpoint(), total)
         told("failpoints on chDB")
         at_random(town, calm, kills, 1, total)
+        while_it_starts(town, calm, 20, total)
         told("random kills on chDB")
         on_the_server(rooms["server"], kills // 4, every_failpoint(), total)
         told("failpoints and random kills on the stand-in")

@@ -103,6 +103,8 @@ def test_on_a_server_that_goes_away_it_waits_and_goes_on(tmp_path: Path, undistu
         out = tmp_path / "out"
         ended = run(["citybrain", "export", f"{server.url}/city", out])
         assert ended.code == 0, ended.err
+        ended = run(["citybrain", "diff", undisturbed, f"{server.url}/city"])
+        assert ended.code == 0, ended
     finally:
         server.end()
     found = difference(undisturbed, out)

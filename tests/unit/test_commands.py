@@ -122,6 +122,16 @@ def test_a_store_is_kept_and_emptied_only_when_it_is_ours(recorded: Path, tmp_pa
         "replay", recorded / "lvl.ndjson", "--store", tmp_path / "mine", "--fresh"
     )
     assert (tmp_path / "mine" / "letter.txt").exists()
+    # Killed while the store was made.
+    for inside in ("staging", "tmp/x"):
+        (tmp_path / inside[0] / inside).mkdir(parents=True)
+        (tmp_path / inside[0] / "status").touch()
+        assert citybrain("replay", recorded / "rain.ndjson", "--store", tmp_path / inside[0]).returncode == 0
+    (tmp_path / "theirs" / "store").mkdir(parents=True)
+    (tmp_path / "theirs" / "store" / "letter.txt").write_text("precious")
+    assert "no store of citybrain" in refused(
+        "replay", recorded / "rain.ndjson", "--store", tmp_path / "theirs", "--fresh"
+    )
 
 
 def test_what_the_user_got_wrong_is_one_line_that_helps(
@@ -149,7 +159,13 @@ def test_what_the_user_got_wrong_is_one_line_that_helps(
         ("replay", link, "--disorder", "999999999999999999s"): ["at most 31d"],
         ("replay", link, "--engine", "flink"): ["polars"],
         ("replay", link, "--fresh"): ["--store"],
-        ("replay", link, "--store", "foo://x"): ["foo://x", "chdb:///abs/dir"],
+        ("replay", link, "--store", "foo://me:secret@x"): ["foo://x", "chdb:///abs/dir"],
+        ("replay", link, "--store", "chdb://rel/dir"): ["chdb://rel/dir", "chdb:///abs/dir"],
+        ("replay", link, "--store", ""): ["chdb:///abs/dir"],
+        ("replay", link, "--store", "http://me:secret@h:1/"): ["http://h:1/ names no database"],
+        ("up", "--store", "store"): ["'store'", "--data"],
+        ("doctor", "--store", "http://me:secret@h:1/x"): ["http://h:1/x", "no embedded store"],
+        ("backup", "copy", "--store", "http://me:secret@h:1/x"): ["http://h:1/x", "no embedded store"],
         ("replay", link, "--out", ROOT): [str(ROOT)],
         ("replay", link, "--out", other / "out"): ["--out", "folder that you may write to"],
         ("replay", link, "--map", "nasa_http"): ["holds JSON"],

@@ -121,6 +121,18 @@ def test_damage_before_the_end_is_told(tmp_path: Path) -> None:
     assert "checkpoint-1 is damaged at byte" in found.notes[0]
 
 
+def test_a_checkpoint_that_was_cut_short_is_told(tmp_path: Path) -> None:
+    """Half a record more or less is what a crash leaves; steps that are missing are not."""
+    written(tmp_path, 40)
+    path = tmp_path / "checkpoint-1"
+    whole = path.read_bytes()
+    for share, told in ((0.99, 0), (0.3, 1)):
+        path.write_bytes(whole[: int(share * len(whole))])
+        found = recover(tmp_path)
+        assert found is not None and len(found.notes) == told, found
+    assert "checkpoint-1 ends with step" in found.notes[0] and "cut short" in found.notes[0]
+
+
 def test_a_damaged_base_is_the_generation_before_and_all_plans(tmp_path: Path) -> None:
     written(tmp_path, 2)
     book = Journal(tmp_path, fsync=False)
@@ -167,7 +179,7 @@ def test_a_plan_that_was_cut_off_had_no_effect_and_a_damaged_one_is_refused(tmp_
         found = recover(tmp_path)
         assert found is not None and [p["step"] for p in found.plans] == [2]
     path.write_bytes(whole.replace(b'"step":2', b'"step":5'))
-    with pytest.raises(CheckpointError, match=r"plans-2, line 1 is damaged"):
+    with pytest.raises(CheckpointError, match=r"plans-2, line 1 is damaged.*--fresh"):
         recover(tmp_path)
 
 

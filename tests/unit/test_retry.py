@@ -14,6 +14,12 @@ from sinks.errors import StoreError, StoreGivenUp, StoreRefused, StoreUnreachabl
 from sinks.failures import CONFIGURATION, POISON, TRANSIENT, Kind, disk_full, explained, kind_of
 from sinks.retry import Retry, Trouble, divided
 
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
 KINDS: tuple[tuple[BaseException, Kind], ...] = (
     (OperationalError("Error executing HTTP request"), "transient"),
     (StoreUnreachable("no server"), "transient"),
@@ -33,6 +39,8 @@ KINDS: tuple[tuple[BaseException, Kind], ...] = (
     (ProgrammingError("no such setting"), "configuration"),
     (StoreRefused("no"), "configuration"),
     (ValueError("x"), "unknown"),
+    (caused(StoreError("cannot be read"), OSError(24, "Too many open files")), "transient"),
+    (caused(StoreError("cannot be read"), OSError(13, "Permission denied")), "unknown"),
 )
 
 

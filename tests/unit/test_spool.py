@@ -470,23 +470,23 @@ def test_killed_while_files_are_deleted_the_rest_is_whole(tmp_path: Path, nth: i
 def lost_by_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_sync: bool) -> list[int]:
     """Acknowledged records that a spool does not have after a power cut: what no fsync reached is gone from the files."""
     durable: dict[int, int] = {}
-    real = segments.sync
+    real = os.fdatasync
 
     def watched(fd: int) -> None:
         real(fd)
         durable[os.fstat(fd).st_ino] = os.fstat(fd).st_size
 
     spool = opened(tmp_path)
-    monkeypatch.setattr(segments, "sync", watched)
+    monkeypatch.setattr(os, "fdatasync", watched)
     spool.append(batch("x", 2), 1)
     acknowledged = 2
     if not with_sync:
-        monkeypatch.setattr(segments, "sync", lambda fd: None)
+        monkeypatch.setattr(os, "fdatasync", lambda fd: None)
     for turn in range(2):
         spool.append(batch(f"y{turn}", 2), turn)
         acknowledged += 2
     spool.close()
-    monkeypatch.setattr(segments, "sync", real)
+    monkeypatch.setattr(os, "fdatasync", real)
     for path in tmp_path.glob("*.spool"):
         length = durable[path.stat().st_ino]
         with path.open("r+b") as file:
