@@ -76,6 +76,10 @@ def up(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    from commands.second import refuse_second
+
+    if store is None:
+        refuse_second(city, data)
     from commands.inputs import instant
     from commands.live import Options
     from commands.up import run
@@ -373,6 +377,10 @@ def _said(error: Exception) -> str:
 
 def _code(error: Exception) -> int | None:
     """2 for what the user gave, 1 for a run that failed, None for a defect (its traceback is shown)."""
+    from sinks.errors import StoreOwned
+
+    if isinstance(error, StoreOwned):  # told at once: what follows imports everything
+        return 2
     try:
         from commands.failures import FAILED, WRONG
     except (ValueError, LookupError):

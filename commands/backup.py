@@ -11,8 +11,8 @@ from typing import Any
 
 from sinks.backup import ask, back_up, free_target
 from sinks.clickhouse import ClickHouseSink
-from sinks.connection import holder
 from sinks.errors import StoreOwned
+from sinks.lock import holder
 from sinks.restore import restore as put_back
 
 

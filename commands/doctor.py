@@ -8,9 +8,9 @@ from pathlib import Path
 from commands.inputs import ROOT
 from sinks import selfcheck, surroundings
 from sinks.backup_writer import repair_by_backup
-from sinks.connection import holder
 from sinks.errors import StoreError
 from sinks.existing import ExistingStore
+from sinks.lock import holder
 from sinks.surroundings import Finding
 
 

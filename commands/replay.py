@@ -26,8 +26,8 @@ from pipelines.indicator import Indicator
 from pipelines.model import NEVER
 from pipelines.streams import DAY_MS
 from sinks.clickhouse import ClickHouseSink
-from sinks.connection import refuse_owned
 from sinks.export import export, refuse_foreign
+from sinks.lock import refuse_owned
 from sinks.writer import StoreThread
 
 MOSTLY_LATE = 0.5

@@ -15,11 +15,12 @@ from urllib.parse import urlsplit
 import platformdirs
 
 from commands.inputs import ROOT, UserError, city_of, made_folder
-from sinks.connection import Address, refuse_owned
+from sinks.connection import Address
 from sinks.difference import Difference, difference
 from sinks.errors import StoreOwned
 from sinks.existing import ExistingStore, is_store
 from sinks.export import Revisions, export, refuse_foreign
+from sinks.lock import refuse_owned
 
 SERVERS: Final = ("http://", "https://")
 """How the address of a server's database begins."""

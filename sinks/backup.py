@@ -21,9 +21,9 @@ from typing import Any, Final
 import orjson
 
 from sinks.backup_writer import Freezes, Report, back_up, free_target, remove_partials, tell, write_backup
-from sinks.connection import holder
 from sinks.errors import StoreError
 from sinks.frozen import REQUESTS, sweep
+from sinks.lock import holder
 
 STALE_S: Final = 120.0
 """A request that nobody took for so long is dropped: who asked has gone."""

@@ -9,7 +9,6 @@ session refuses parallel use (so there is none).
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import math
 import os
@@ -29,6 +28,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from sinks.errors import StoreError, StoreOwned, StoreUnreachable
 from sinks.failures import explained, kind_of
+from sinks.lock import locked, owner_of
 
 QUERY_S: Final = 60
 """No query runs longer: a signal is seen only when the native call returns."""
@@ -188,7 +188,7 @@ def _embedded(path: Path, address: Address) -> Any:
                 f"this process has the store {other[1]} open and cannot open {path} as well; close the first one"
             ) from error
         if "EmbeddedServer" in text or "Cannot lock" in text:
-            raise StoreOwned(str(path), _owner(path)) from error
+            raise StoreOwned(str(path), owner_of(path)) from error
         raise StoreError(f"the store {path} cannot be opened: {text.strip()}") from error
 
 
@@ -200,8 +200,8 @@ def _prepare(path: Path) -> None:
         if inside and not inside & OF_A_STORE:
             raise StoreError(f"the folder {path} is not empty and holds no store; give an empty or a new one")
         staging = path / STAGING
-        if _locked(path):
-            pid = _owner(path)
+        if locked(path):
+            pid = owner_of(path)
             if pid != os.getpid():
                 raise StoreOwned(str(path), pid)
         elif staging.is_dir():
@@ -215,37 +215,3 @@ def _prepare(path: Path) -> None:
             errno.ENOSPC: "free some space",
         }.get(error.errno or 0, "check the path and who owns it")
         raise StoreError(f"the store {path} cannot be made or read: {error}; {todo}") from error
-
-
-def refuse_owned(path: Path) -> None:
-    """StoreOwned when another process has the embedded store of that folder open; for who wants to remove it."""
-    if _locked(path) and (pid := _owner(path)) != os.getpid():
-        raise StoreOwned(str(path), pid)
-
-
-def holder(path: Path) -> int | None:
-    """The process that has the embedded store of that folder open: its number, 0 when the store does not say, None when
-    nobody has."""
-    return (_owner(path) or 0) if _locked(path) else None
-
-
-def _locked(path: Path) -> bool:
-    """Whether some process holds the store (chDB keeps a flock on `status`)."""
-    try:
-        file = (path / "status").open("rb")
-    except FileNotFoundError:
-        return False
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
-
-
-def _owner(path: Path) -> int | None:
-    try:
-        found = re.search(r"PID:\s*(\d+)", (path / "status").read_text(errors="replace"))
-    except OSError:
-        return None
-    return int(found[1]) if found else None

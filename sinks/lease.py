@@ -32,9 +32,10 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from sinks.claims import Claim, claims, last_epoch, named_claim, put
 from sinks.clickhouse import ClickHouseSink
-from sinks.connection import Connection, holder
+from sinks.connection import Connection
 from sinks.errors import LeaseLost, StoreError, StoreOwned
 from sinks.failures import explained
+from sinks.lock import holder
 from sinks.owner import is_gone
 from sinks.retry import Retry
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from pipelines.failpoints import reached
 from pipelines.syncing import synced
 from sinks.backup_writer import note, remove_partials
-from sinks.connection import refuse_owned
 from sinks.errors import BackupRefused, PlaceTaken, StoreError
 from sinks.existing import ExistingStore, is_store
+from sinks.lock import refuse_owned
 from sinks.manifest import IMAGE, Manifest, Show, copied, durable, read_manifest, verify, version_of
 
 

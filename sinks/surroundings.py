@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
 
-from sinks.connection import STAGING, holder
+from sinks.connection import STAGING
+from sinks.lock import holder
 
 MB: Final = 1_000_000
 GB: Final = 1_000 * MB

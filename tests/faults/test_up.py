@@ -137,13 +137,16 @@ def test_a_second_owner_is_refused_at_once(tmp_path: Path) -> None:
     with up("citybrain", "up", "--port", 0, "--data", tmp_path) as running:
         assert running.stderr is not None
         next(line for line in running.stderr if "first number" in line)
-        began = time.monotonic()
-        second = run(["citybrain", "up", "--port", 0, "--data", tmp_path])
-        took = time.monotonic() - began
+        took = []
+        for _ in range(3):
+            began = time.monotonic()
+            second = run(["citybrain", "up", "--port", 0, "--data", tmp_path])
+            took.append(time.monotonic() - began)
         running.send_signal(signal.SIGTERM)
         assert running.wait(timeout=20) == 0
     assert second.code == 2 and f"process {running.pid}" in second.err and str(tmp_path) in second.err, second.err
-    print(f"\nrefused in {took:.2f} s: {second.err.strip()}")
+    print(f"\nrefused in {min(took):.2f} s: {second.err.strip()}")
+    assert min(took) < 2
 
 
 def session(data: Path, shift_s: float) -> list[str]:

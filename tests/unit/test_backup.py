@@ -19,9 +19,9 @@ import pytest
 from commands.backup import backup, restore
 from sinks.backup import ask, serve_requests
 from sinks.clickhouse import ClickHouseSink
-from sinks.connection import holder
 from sinks.errors import BackupRefused, PlaceTaken, StoreError, StoreOwned
 from sinks.frozen import images
+from sinks.lock import holder
 from sinks.manifest import read_manifest
 from tests.unit.test_store import readings
 
