@@ -74,6 +74,7 @@ def run(options: Options, stop: threading.Event) -> None:
         board = Board(uuid.uuid4().hex[:8], clock, speed=options.speed)
         waiting.board = board
         board.hold("the time before now is being replayed")
+        board.unread = "what earlier runs stored is being read"
         metrics = Metrics(board)
         streams = {s.name: s for s in catalogue.STREAMS}
         pushed = Pushed(home.kept / "spool", Tokens(home.folder), streams, clock if options.start is not None else wall)
@@ -84,8 +85,7 @@ def run(options: Options, stop: threading.Event) -> None:
             sock=sock,
         )
         print(f"citybrain: {city.en} at {serving.url}  (Ctrl-C ends it; store: {home.shown})", flush=True)
-        store, switch = StoreThread(sink, retry=retry), None
-        before = Before(sink, board, clock, now)
+        store, switch, before = StoreThread(sink, retry=retry), None, None
         try:
             made = sources(city, streams, beat(), beat, seed=options.seed)
             run = Run(
@@ -105,6 +105,7 @@ def run(options: Options, stop: threading.Event) -> None:
                 opener=pushed.opened,
                 durable=durable,
             )
+            before = Before(sink, board, clock, max(now, run.intake.now.at))
 
             def between() -> None:
                 if home.embedded:
@@ -122,7 +123,8 @@ def run(options: Options, stop: threading.Event) -> None:
                 switch.close()
             serving.stop()
             pushed.push.close()
-            before.close()
+            if before is not None:
+                before.close()
             store.close()
     finally:
         if lease is not None:
