@@ -25,7 +25,7 @@ from dashboards.app import create_app
 from dashboards.board import Board
 from dashboards.metrics import Metrics
 from dashboards.pulse import Switch
-from dashboards.serve import listen, serve
+from dashboards.serve import listen, loopback, serve
 from pipelines import catalogue
 from pipelines.delivery import Attached, Durable, Now, Run
 from pipelines.journal import recover
@@ -85,6 +85,13 @@ def run(options: Options, stop: threading.Event) -> None:
             sock=sock,
         )
         print(f"citybrain: {city.en} at {serving.url}  (Ctrl-C ends it; store: {home.shown})", flush=True)
+        if not loopback(sock):
+            print(
+                f"citybrain: warning: everybody who reaches {serving.url} can read the screen and the API, without a token; "
+                "pushing needs one (citybrain token add)",
+                file=sys.stderr,
+                flush=True,
+            )
         store, switch, before = StoreThread(sink, retry=retry), None, None
         try:
             made = sources(city, streams, beat(), beat, seed=options.seed)

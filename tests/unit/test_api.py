@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from dashboards.answers import Store, to_cursor
 from dashboards.page import SECURITY, read_page
-from dashboards.serve import CannotServe, PortBusy, Serving, listen, serve
+from dashboards.serve import CannotServe, PortBusy, Serving, listen, loopback, serve
 from pipelines.problem import Problem
 from tests.unit.dashboard_fakes import (
     DISTRICTS,
@@ -539,3 +539,9 @@ def test_a_busy_port_is_named_with_one_that_is_free() -> None:
 def test_an_address_that_cannot_be_served_is_explained(host: str, port: int, says: str) -> None:
     with pytest.raises(CannotServe, match=re.escape(says)):
         listen(host, port)
+
+
+def test_who_else_reaches_an_address() -> None:
+    for host, alone in (("127.0.0.1", True), ("localhost", True), ("0.0.0.0", False)):
+        with listen(host, 0) as sock:
+            assert loopback(sock) is alone, host
