@@ -74,7 +74,7 @@ def run(options: Options, stop: threading.Event) -> None:
         board = Board(uuid.uuid4().hex[:8], clock, speed=options.speed)
         waiting.board = board
         board.hold("the time before now is being replayed")
-        board.unread = "what earlier runs stored is being read"
+        board.unread = dict.fromkeys(("open", "ended"), "what earlier runs stored is being read")
         metrics = Metrics(board)
         streams = {s.name: s for s in catalogue.STREAMS}
         pushed = Pushed(home.kept / "spool", Tokens(home.folder), streams, clock if options.start is not None else wall)
@@ -92,7 +92,9 @@ def run(options: Options, stop: threading.Event) -> None:
                 file=sys.stderr,
                 flush=True,
             )
-        store, switch, before = StoreThread(sink, retry=retry), None, None
+        store, switch = StoreThread(sink, retry=retry), None
+        goes_on_from = now if durable.recovered is None else durable.recovered.parts["intake/at"][0]
+        before = Before(sink, board, clock, max(now, goes_on_from))
         try:
             made = sources(city, streams, beat(), beat, seed=options.seed)
             run = Run(
@@ -112,7 +114,6 @@ def run(options: Options, stop: threading.Event) -> None:
                 opener=pushed.opened,
                 durable=durable,
             )
-            before = Before(sink, board, clock, max(now, run.intake.now.at))
 
             def between() -> None:
                 if home.embedded:
@@ -130,8 +131,7 @@ def run(options: Options, stop: threading.Event) -> None:
                 switch.close()
             serving.stop()
             pushed.push.close()
-            if before is not None:
-                before.close()
+            before.close()
             store.close()
     finally:
         if lease is not None:

@@ -91,8 +91,8 @@ class Before:
                 stored = self._sink.latest_cells()
             except StoreError as error:
                 text = f"what earlier runs stored cannot be shown: {error}"
-                if self._board.unread:
-                    self._board.unread = text
+                if "ended" in self._board.unread:
+                    self._board.unread["ended"] = text
                 if not warned:
                     print(f"citybrain: warning: {text}", file=sys.stderr, flush=True)
                 warned = True

@@ -66,8 +66,8 @@ class Board:
         self.build = ""
         """Names the files of the page; set with `describe` by whoever serves it."""
         self.stuck_after_ms = stuck_after_ms
-        self.unread = ""
-        """Why ended episodes of earlier runs are not among `alerts` yet; empty: they are, as many as are kept."""
+        self.unread: dict[str, str] = {}
+        """Which episodes of earlier runs, "open" or "ended", are not among `alerts` yet, and why."""
         self.pulse: Pulse | None = None
         """The run's, whose silence is told (rule 39); None: nobody watches it."""
         self._catalogue = orjson.Fragment(b"{}")
@@ -134,7 +134,7 @@ class Board:
         """Ended episodes (EPISODES_SCHEMA) of earlier runs; no client is told, for none shows them."""
         with self._lock:
             self._alerts.remember(ended)
-            self.unread = ""
+            self.unread.pop("ended", None)
 
     def _take_finals(self, frame: pl.DataFrame) -> list[Tile]:
         changed = []

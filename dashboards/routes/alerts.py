@@ -30,8 +30,9 @@ def add_alerts(app: FastAPI, board: Board, store: Store) -> None:
         limit: Limit = 200,
     ) -> Response:
         """Open and recent episodes, the newest first."""
-        if state != "open" and (unread := board.unread):
-            raise Problem(503, f"{unread}; try again, or ask for state=open", headers={"Retry-After": "1"})
+        for those, why in list(board.unread.items()):
+            if state in ("all", those):
+                raise Problem(503, f"{why}; try again", headers={"Retry-After": "1"})
         given = from_cursor(cursor, 2)
         wanted = {"level": level, "indicator": indicator, "place_kind": place_kind, "place": place}
         found = [

@@ -157,11 +157,12 @@ def test_a_history_begins_with_its_first_transition_whatever_this_run_was_told(f
         assert answer.status == 503 and "the store could not be read" in answer.json()["detail"]
 
 
-def test_until_earlier_runs_are_read_the_list_of_ended_ones_says_so(full: Fixture) -> None:
-    full.board.unread = "what earlier runs stored is being read"
-    for query in ("", "state=all", "state=ended"):
+def test_until_earlier_runs_are_read_the_list_says_so(full: Fixture) -> None:
+    full.board.unread = {"open": "is being read", "ended": "the store is away"}
+    for query in ("", "state=all", "state=ended", "state=open"):
         answer = get(full.app, "/api/v1/alerts", query)
-        assert answer.status == 503 and "is being read; try again, or ask for state=open" in answer.json()["detail"]
+        assert answer.status == 503 and "; try again" in answer.json()["detail"] and "retry-after" in answer.headers
+    del full.board.unread["open"]
     assert [a["episode_id"] for a in ok(full, "/api/v1/alerts", "state=open")["alerts"]] == ["x", "y"]
     full.board.remember(episodes(episode("r", state="retracted", ended_at=None, at=START - MINUTE)))
     assert [a["episode_id"] for a in ok(full, "/api/v1/alerts", "state=ended")["alerts"]] == ["z", "r"]

@@ -420,15 +420,15 @@ def test_a_start_asks_until_the_store_tells_what_ended_before(
     ]
     sink.write("episodes", episodes(*ended, *over, episode("never ended", at=past)))
     sink.write("readings", readings(reading(value=4.0), reading("tti", end=later, value=5.0)))
-    f.board.unread = "being read"
+    f.board.unread = {"ended": "is being read"}
     before = Before(sink, f.board, f.clock, START)  # type: ignore[arg-type]
-    said, until = set(), time.monotonic() + 20
+    said, until = set[str](), time.monotonic() + 20
     while not f.board.tiles() and time.monotonic() < until:
-        said.add(f.board.unread)
+        said.update(f.board.unread.values())
         time.sleep(0.01)
     before.close()
     assert "what earlier runs stored cannot be shown: no server answers" in said
-    assert f.board.unread == "" and [t["value"] for t in f.board.tiles()] == [4.0]
+    assert not f.board.unread and [t["value"] for t in f.board.tiles()] == [4.0]
     assert {e["episode_id"]: e["state"] for e in f.board.alerts(only_open=False)} == {
         "past": "resolved",
         "retracted": "retracted",
