@@ -157,6 +157,7 @@ class Live:
     def go(self, now: int, wall: Callable[[], int] | None = None) -> None:
         """`now`: the instant up to which the past is caught up; `wall`: the clock that the run is to keep up with."""
         self.board.update(None, None, (), open_frame(self.run.brain.episodes), self.health(), self.clock())
+        self.board.unread.pop("open", None)
         began, at = time.monotonic(), self.run.intake.now.at
         again = self.run.resume()
         if self.run.counts.steps:

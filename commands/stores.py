@@ -16,7 +16,7 @@ import platformdirs
 
 from commands.inputs import ROOT, UserError, city_of, made_folder
 from sinks.connection import Address
-from sinks.difference import Difference, difference
+from sinks.difference import Difference, NothingCompared, difference
 from sinks.errors import StoreOwned
 from sinks.existing import ExistingStore, is_store
 from sinks.export import Revisions, export, refuse_foreign
@@ -93,7 +93,10 @@ def difference_of(a: str, b: str) -> Difference:
         _output(a, Path(room) / "a") as x,
         _output(b, Path(room) / "b") as y,
     ):
-        return difference(x, y)
+        try:
+            return difference(x, y)
+        except NothingCompared:
+            raise NothingCompared(f"{a} and {b} have no reading and no row in common; nothing was compared") from None
 
 
 @contextmanager

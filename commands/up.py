@@ -26,7 +26,7 @@ from dashboards.app import create_app
 from dashboards.board import Board
 from dashboards.metrics import Metrics
 from dashboards.pulse import Switch
-from dashboards.serve import listen, serve
+from dashboards.serve import listen, loopback, serve
 from pipelines import catalogue
 from pipelines.delivery import Attached, Durable, Now, Run
 from pipelines.journal import recover
@@ -75,6 +75,7 @@ def run(options: Options, stop: threading.Event) -> None:
         board = Board(uuid.uuid4().hex[:8], clock, speed=options.speed)
         waiting.board = board
         board.hold("the time before now is being replayed")
+        board.unread = dict.fromkeys(("open", "ended"), "what earlier runs stored is being read")
         metrics = Metrics(board)
         streams = {s.name: s for s in catalogue.STREAMS}
         pushed = Pushed(home.kept / "spool", Tokens(home.folder), streams, clock if options.start is not None else wall)
@@ -85,8 +86,16 @@ def run(options: Options, stop: threading.Event) -> None:
             sock=sock,
         )
         print(f"citybrain: {city.en} at {serving.url}  (Ctrl-C ends it; store: {home.shown})", flush=True)
+        if not loopback(sock):
+            print(
+                f"citybrain: warning: everybody who reaches {serving.url} can read the screen and the API, without a token; "
+                "pushing needs one (citybrain token add)",
+                file=sys.stderr,
+                flush=True,
+            )
         store, switch = StoreThread(sink, retry=retry), None
-        before = Before(sink, board, clock, now)
+        goes_on_from = now if durable.recovered is None else durable.recovered.parts["intake/at"][0]
+        before = Before(sink, board, clock, max(now, goes_on_from))
         try:
             made = sources(city, streams, beat(), beat, seed=options.seed)
             run = Run(

@@ -8,7 +8,9 @@ from collections.abc import Callable
 
 import polars as pl
 
+from commands.waiting import LONGEST_PAUSE_S
 from connectors.http_push import Push
+from dashboards.alerts import ENDED, KEEP
 from dashboards.board import Board
 from dashboards.metrics import Metrics
 from dashboards.pulse import Pulse, Stalled
@@ -64,24 +66,38 @@ def told(board: Board, stalled: Stalled | None) -> None:
 class Before:
     """What an earlier run stored, on the page until this run knows better; its age shows that it is old.
 
-    Looking it up takes the longer the more is stored, so a thread of its own does; the board keeps what is newer. What lies
-    after `now`, of a run that was started at a later time, would never be overtaken and is left out.
+    Looking it up takes the longer the more is stored, so a thread of its own does, again and again while the store is away;
+    the board keeps what is newer. What lies after `now`, of a run that was started at a later time, would never be overtaken
+    and is left out.
     """
 
     def __init__(self, sink: ClickHouseSink, board: Board, clock: Callable[[], int], now: int) -> None:
         self._sink, self._board, self._clock, self._now = sink, board, clock, now
+        self._closed = threading.Event()
         self._thread = threading.Thread(target=self._show, name="before", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """To be called before the sink is closed."""
+        self._closed.set()
         self._thread.join()
 
     def _show(self) -> None:
-        try:
-            stored = self._sink.latest_cells()
-        except StoreError as error:
-            print(f"citybrain: warning: stored readings cannot be shown: {error}", file=sys.stderr, flush=True)
+        warned = False
+        while not self._closed.is_set():
+            try:
+                ended = self._sink.episodes(state=ENDED, until_ms=self._now + 1, last=KEEP)
+                self._board.remember(ended.filter(pl.col("ended_at").fill_null(self._now) <= self._now))
+                stored = self._sink.latest_cells()
+            except StoreError as error:
+                text = f"what earlier runs stored cannot be shown: {error}"
+                if "ended" in self._board.unread:
+                    self._board.unread["ended"] = text
+                if not warned:
+                    print(f"citybrain: warning: {text}", file=sys.stderr, flush=True)
+                warned = True
+                self._closed.wait(LONGEST_PAUSE_S)
+                continue
+            stored = stored.filter(pl.col("window_end") <= self._now).cast(NO_READINGS.schema)
+            self._board.update(stored, None, (), None, {}, self._clock())
             return
-        stored = stored.filter(pl.col("window_end") <= self._now).cast(NO_READINGS.schema)
-        self._board.update(stored, None, (), None, {}, self._clock())

@@ -1,8 +1,8 @@
-"""The alert book: open and recent episodes with their transitions, as the API and the page show them."""
+"""The alert book: open and recent episodes, as the API and the page show them."""
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Protocol
 
@@ -12,7 +12,10 @@ from dashboards.tiles import iso, unpacked
 from pipelines.model import EPISODES_SCHEMA
 
 OPEN: Final = "firing"
-STATES: Final = ("firing", "resolved", "retired", "rule_changed", "retracted")
+ENDED: Final = ("resolved", "retired", "rule_changed", "retracted")
+STATES: Final = (OPEN, *ENDED)
+KEEP: Final = 1_000
+"""Episodes in memory, unless more are open."""
 LEVELS: Final = ("I", "II", "III", "IV", "no_data")
 """I red is the most severe; `no_data` is the level of an episode about missing data (rule 27)."""
 
@@ -97,11 +100,9 @@ def _row(change: Change) -> dict[str, Any]:
 class AlertBook:
     """Episodes by id; the ones that ended first leave when there are more than `keep`. Open ones always stay."""
 
-    def __init__(self, keep: int = 1_000, keep_transitions: int = 200) -> None:
+    def __init__(self, keep: int = KEEP) -> None:
         self._keep = keep
-        self._keep_transitions = keep_transitions
         self._episodes: OrderedDict[str, Entry] = OrderedDict()
-        self._transitions: dict[str, deque[Entry]] = {}
         self.counted: Counter[str] = Counter()
         """Transitions seen, by the state they lead to."""
 
@@ -119,8 +120,6 @@ class AlertBook:
             if change.publish is not None:
                 shown.append(entry | {"message": message(change, entry["detail"])})
             self.counted[change.to_state] += 1
-            kept = self._transitions.setdefault(change.episode_id, deque(maxlen=self._keep_transitions))
-            kept.append(entry)
             if change.episode_id not in given:
                 known = changed.get(change.episode_id) or self._episodes.get(change.episode_id)
                 changed[change.episode_id] = _after(known, change, entry)
@@ -130,13 +129,24 @@ class AlertBook:
         self._forget()
         return list(changed.values()), shown
 
+    def remember(self, ended: pl.DataFrame) -> None:
+        """Ended episodes (EPISODES_SCHEMA) that an earlier run stored: they leave before all that this run tells of.
+
+        What is known stands, unless its transitions alone told it: after a restart those are told again without rows.
+        """
+        for row in ended.sort("revision", descending=True).iter_rows(named=True):
+            known = self._episodes.get(row["episode_id"])
+            if known is None or known["revision"] is None:
+                self._episodes[row["episode_id"]] = episode_entry(row)
+            if known is None:
+                self._episodes.move_to_end(row["episode_id"], last=False)
+        self._forget()
+
     def _forget(self) -> None:
         excess = len(self._episodes) - self._keep
         if excess > 0:
             for identity in [i for i, e in self._episodes.items() if e["state"] != OPEN][:excess]:
                 del self._episodes[identity]
-        for identity in [i for i in self._transitions if i not in self._episodes]:
-            del self._transitions[identity]
 
     def open(self) -> list[Entry]:
         """Open episodes, the most severe first, then the newest."""
@@ -146,10 +156,9 @@ class AlertBook:
         """Open and ended episodes, the newest first."""
         return sorted(self._episodes.values(), key=age, reverse=True)
 
-    def find(self, episode_id: str) -> tuple[Entry, list[Entry]] | None:
-        """An episode and its transitions; None when it is not (or no longer) here."""
-        entry = self._episodes.get(episode_id)
-        return None if entry is None else (entry, list(self._transitions.get(episode_id, ())))
+    def find(self, episode_id: str) -> Entry | None:
+        """None when it is not (or no longer) here."""
+        return self._episodes.get(episode_id)
 
 
 def _after(known: Entry | None, change: Change, entry: Entry) -> Entry:
@@ -168,6 +177,8 @@ def _after(known: Entry | None, change: Change, entry: Entry) -> Entry:
             "threshold": detail.get("threshold"),
             "detail": detail,
         }
+    elif (known["state"], known["level"]) == (change.to_state, change.level):
+        return known  # told again after a restart
     ended = None if change.to_state == OPEN else entry["at"]
     return known | {"state": change.to_state, "level": change.level, "ended_at": ended}
 

@@ -66,6 +66,8 @@ class Board:
         self.build = ""
         """Names the files of the page; set with `describe` by whoever serves it."""
         self.stuck_after_ms = stuck_after_ms
+        self.unread: dict[str, str] = {}
+        """Which episodes of earlier runs, "open" or "ended", are not among `alerts` yet, and why."""
         self.pulse: Pulse | None = None
         """The run's, whose silence is told (rule 39); None: nobody watches it."""
         self._catalogue = orjson.Fragment(b"{}")
@@ -127,6 +129,12 @@ class Board:
             if episodes or shown:
                 alert = {**self._frame(now_ms), "episodes": episodes, "transitions": shown}
                 self.ring.publish("alert", orjson.dumps(alert))
+
+    def remember(self, ended: pl.DataFrame) -> None:
+        """Ended episodes (EPISODES_SCHEMA) of earlier runs; no client is told, for none shows them."""
+        with self._lock:
+            self._alerts.remember(ended)
+            self.unread.pop("ended", None)
 
     def _take_finals(self, frame: pl.DataFrame) -> list[Tile]:
         changed = []
@@ -281,7 +289,7 @@ class Board:
         with self._lock:
             return self._alerts.open() if only_open else self._alerts.recent()
 
-    def alert(self, episode_id: str) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+    def alert(self, episode_id: str) -> dict[str, Any] | None:
         with self._lock:
             return self._alerts.find(episode_id)
 

@@ -1,4 +1,4 @@
-"""What the API asks of the store: history of an indicator, and episodes older than the alert book keeps."""
+"""What the API asks of the store: history of an indicator and of an episode, and episodes older than the alert book keeps."""
 
 from __future__ import annotations
 

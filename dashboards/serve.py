@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import logging
 import socket
 import threading
@@ -82,6 +83,11 @@ def listen(host: str, port: int) -> socket.socket:
         sock.close()
         raise _refusal(host, port, error) from None
     return sock
+
+
+def loopback(sock: socket.socket) -> bool:
+    """Whether only this machine reaches it."""
+    return ipaddress.ip_address(sock.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def _refusal(host: str, port: int, error: OSError) -> CannotServe:

@@ -70,6 +70,7 @@ class MemorySink:
         state: Some = None,
         from_ms: int | None = None,
         until_ms: int | None = None,
+        last: int | None = None,
     ) -> pl.DataFrame:
         frame = _among(
             self._newest("episodes"), episode_id=episode_id, rule=rule, indicator=indicator, place=place, state=state
@@ -77,6 +78,8 @@ class MemorySink:
         frame = _within(frame, "started_at", None, until_ms)
         if from_ms is not None:
             frame = frame.filter(pl.col("ended_at").is_null() | (pl.col("ended_at") >= from_ms))
+        if last is not None:
+            frame = frame.sort("revision", "episode_id", descending=[True, False]).head(last).sort("episode_id")
         return frame
 
     def transitions(self, *, episode_id: Some = None) -> pl.DataFrame:

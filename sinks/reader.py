@@ -103,8 +103,12 @@ class Reader:
         state: Some = None,
         from_ms: int | None = None,
         until_ms: int | None = None,
+        last: int | None = None,
     ) -> pl.DataFrame:
-        """The newest revision of episodes that were open at some time in [from_ms, until_ms)."""
+        """The newest revision of episodes that were open at some time in [from_ms, until_ms).
+
+        `last` keeps only so many of those that changed last.
+        """
         where = _Where()
         where.among("episode_id", episode_id)
         where.among("rule", rule)
@@ -115,7 +119,8 @@ class Reader:
         if from_ms is not None:
             where.parts.append("(ended_at IS NULL OR ended_at >= fromUnixTimestamp64Milli({ended:Int64}, 'UTC'))")
             where.parameters["ended"] = from_ms
-        return self._select(self._table("episodes"), where).sort("episode_id")
+        tail = "" if last is None else f"ORDER BY revision DESC, episode_id LIMIT {int(last)}"
+        return self._select(self._table("episodes"), where, tail).sort("episode_id")
 
     def transitions(self, *, episode_id: Some = None) -> pl.DataFrame:
         """Transitions by (episode_id, seq)."""

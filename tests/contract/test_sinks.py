@@ -297,7 +297,7 @@ def test_panes_are_half_open_and_carry_late_rows(store: Store) -> None:
 
 def test_episodes_by_time_and_state(store: Store) -> None:
     def episode(name: str, state: str, start: int, end: int | None) -> list[Any]:
-        return [name, "jam", 1, "speed", "link", "L1", "III", state, start, end, None, None, "", 1]
+        return [name, "jam", 1, "speed", "link", "L1", "III", state, start, end, None, None, "", ord(name)]
 
     store.write(
         "episodes",
@@ -317,6 +317,7 @@ def test_episodes_by_time_and_state(store: Store) -> None:
     assert found(from_ms=T + 11) == ["b", "c"]
     assert found(until_ms=T + 50) == ["a", "b"]
     assert found(episode_id=["c", "a"]) == ["a", "c"]
+    assert found(last=2) == ["b", "c"] and found(state="ended", last=1) == ["c"]
 
 
 def test_pages_make_the_whole(store: Store) -> None:

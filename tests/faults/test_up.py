@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -113,6 +117,56 @@ def test_on_a_server_that_goes_away_it_waits_and_goes_on(tmp_path: Path, undistu
     print(f"restarted in {restarted_s:.1f} s; {found.compared:,} compared, {transitions_hold(out)} transitions")
     assert "the server gives no answer: " in away, away
     assert restarted_s < 20 and found.compared > 50_000, "the dead owner's lease is not waited for"
+
+
+def answered(url: str, longest_s: float = 30) -> dict[str, Any]:
+    """What the API says, once it is no longer a 503."""
+    until = time.monotonic() + longest_s
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=longest_s) as answer:
+                found: dict[str, Any] = json.load(answer)
+                return found
+        except urllib.error.HTTPError as error:
+            if error.code != 503 or time.monotonic() > until:
+                raise
+        time.sleep(0.1)
+
+
+def alerts_of(url: str) -> dict[str, dict[str, Any]]:
+    """All that the API lists, each with its transitions, which have no gap."""
+    listed = answered(f"{url}api/v1/alerts?state=all&limit=1000")["alerts"]
+    shown = {e["episode_id"]: answered(f"{url}api/v1/alerts/{e['episode_id']}") for e in listed}
+    for identity, alert in shown.items():
+        assert [t["seq"] for t in alert["transitions"]] == list(range(len(alert["transitions"]))), identity
+        assert alert["transitions"], identity
+    return shown
+
+
+def test_alerts_and_their_history_outlive_a_kill(tmp_path: Path) -> None:
+    start, before, after = "2026-03-02T08:40:00+08:00", {}, {}
+    for told in (before, after):
+        with up(
+            "citybrain", "up", "--seed", 5, "--start", start, "--speed", 100, "--port", 0, "--data", tmp_path
+        ) as running:
+            assert running.stdout is not None and running.stderr is not None
+            url = next(word for word in running.stdout.readline().split() if word.startswith("http://"))
+            next(line for line in running.stderr if "first number" in line)
+            if told is before:
+                until = time.monotonic() + 30
+                while not answered(f"{url}api/v1/alerts?state=ended")["alerts"] and time.monotonic() < until:
+                    time.sleep(0.2)
+            told |= alerts_of(url)
+            running.kill()
+            assert running.wait() == KILLED
+    ended = [x for x in before.values() if x["episode"]["state"] != "firing"]
+    print(f"\n{len(before)} episodes, {len(ended)} of them ended, before; {len(after)} after")
+    assert ended and before.keys() <= after.keys()
+    for identity, was in before.items():
+        now = after[identity]
+        assert now["transitions"][: len(was["transitions"])] == was["transitions"], identity
+        if now["transitions"] == was["transitions"]:
+            assert all(now["episode"][x] == was["episode"][x] for x in ("state", "level", "started_at", "ended_at"))
 
 
 def test_sigterm_drains_and_nothing_is_done_again(tmp_path: Path) -> None:

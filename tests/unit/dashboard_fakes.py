@@ -110,6 +110,11 @@ def episodes(*rows: Mapping[str, Any]) -> pl.DataFrame:
     return pl.DataFrame(list(rows), schema=EPISODES_SCHEMA)
 
 
+def transitions(*changes: Changed) -> pl.DataFrame:
+    """As they are stored."""
+    return pl.DataFrame([{n: getattr(c, n) for n in TRANSITIONS_SCHEMA} for c in changes], schema=TRANSITIONS_SCHEMA)
+
+
 @dataclass
 class Clock:
     now: int = START
@@ -126,8 +131,7 @@ class MemoryReader:
     broken: bool = False
 
     def history(self, indicator: str, place_kind: str, place: str, since: int, until: int, limit: int) -> pl.DataFrame:
-        if self.broken:
-            raise OSError("the store is gone")
+        self.check()
         return self.readings.filter(
             pl.col("indicator") == indicator,
             pl.col("place_kind") == place_kind,
@@ -136,10 +140,16 @@ class MemoryReader:
             pl.col("window_end") <= until,
         ).tail(limit)
 
+    def check(self) -> None:
+        if self.broken:
+            raise OSError("the store is gone")
+
     def episode(self, episode_id: str) -> pl.DataFrame:
+        self.check()
         return self.episodes.filter(pl.col("episode_id") == episode_id)
 
     def transitions(self, episode_id: str, limit: int) -> pl.DataFrame:
+        self.check()
         return self.changes.filter(pl.col("episode_id") == episode_id).head(limit)
 
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from dashboards.answers import Store, to_cursor
 from dashboards.page import SECURITY, read_page
-from dashboards.serve import CannotServe, PortBusy, Serving, listen, serve
+from dashboards.serve import CannotServe, PortBusy, Serving, listen, loopback, serve
 from pipelines.problem import Problem
 from tests.unit.dashboard_fakes import (
     DISTRICTS,
@@ -38,6 +38,7 @@ from tests.unit.dashboard_fakes import (
     parsed,
     reading,
     readings,
+    transitions,
 )
 
 PATHS = (
@@ -59,6 +60,7 @@ def full() -> Fixture:
         Changed("z", 1, START, "firing", "resolved", level="IV"),
     ]
     open_now = [episode("x"), episode("y", level="I", at=START - 5 * MINUTE, place_kind="city", place="demo")]
+    f.reader.changes = transitions(*changes)
     f.step([*finals, *sites], [reading(end=START + MINUTE)], changes, open_now, {"link": {"watermark": START}})
     return f
 
@@ -141,6 +143,31 @@ def test_alerts_filter_and_page(full: Fixture) -> None:
     full.reader.episodes = episodes(episode("old/one", state="resolved"))
     stored = ok(full, "/api/v1/alerts/old/one")
     assert (stored["episode"]["state"], stored["transitions"]) == ("resolved", [])
+
+
+def test_a_history_begins_with_its_first_transition_whatever_this_run_was_told(full: Fixture) -> None:
+    told = [Changed("x", n, START + n * MINUTE, "firing", "firing", level=("II", "III")[n % 2]) for n in range(4)]
+    full.reader.changes = transitions(*told)
+    full.step(changes=told[3:], open_episodes=[episode("x", level="III")])
+    shown = ok(full, "/api/v1/alerts/x")
+    assert [t["seq"] for t in shown["transitions"]] == [0, 1, 2, 3] and shown["episode"]["level"] == "III"
+    full.reader.broken = True
+    for identity in ("x", "older"):
+        answer = get(full.app, f"/api/v1/alerts/{identity}")
+        assert answer.status == 503 and "the store could not be read" in answer.json()["detail"]
+
+
+def test_until_earlier_runs_are_read_the_list_says_so(full: Fixture) -> None:
+    full.board.unread = {"open": "is being read", "ended": "the store is away"}
+    for query in ("", "state=all", "state=ended", "state=open"):
+        answer = get(full.app, "/api/v1/alerts", query)
+        assert answer.status == 503 and "; try again" in answer.json()["detail"] and "retry-after" in answer.headers
+    del full.board.unread["open"]
+    assert [a["episode_id"] for a in ok(full, "/api/v1/alerts", "state=open")["alerts"]] == ["x", "y"]
+    full.board.remember(episodes(episode("r", state="retracted", ended_at=None, at=START - MINUTE)))
+    assert [a["episode_id"] for a in ok(full, "/api/v1/alerts", "state=ended")["alerts"]] == ["z", "r"]
+    assert [a["episode_id"] for a in ok(full, "/api/v1/alerts", "state=open")["alerts"]] == ["x", "y"]
+    assert ok(full, "/api/v1/alerts/r")["episode"]["state"] == "retracted"
 
 
 def test_ready_and_alive_and_metrics(full: Fixture) -> None:
@@ -513,3 +540,9 @@ def test_a_busy_port_is_named_with_one_that_is_free() -> None:
 def test_an_address_that_cannot_be_served_is_explained(host: str, port: int, says: str) -> None:
     with pytest.raises(CannotServe, match=re.escape(says)):
         listen(host, port)
+
+
+def test_who_else_reaches_an_address() -> None:
+    for host, alone in (("127.0.0.1", True), ("localhost", True), ("0.0.0.0", False)):
+        with listen(host, 0) as sock:
+            assert loopback(sock) is alone, host

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import Any
 
 import orjson
@@ -11,10 +12,13 @@ import polars as pl
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from commands.watching import Before
 from dashboards import stream
 from dashboards.alerts import AlertBook
 from dashboards.metrics import METRICS, NAMES, Metrics, render
 from dashboards.ring import CLIENT_QUEUE, Ring
+from sinks.errors import StoreError
+from sinks.memory import MemorySink
 from tests.unit.dashboard_fakes import (
     DISTRICTS,
     MINUTE,
@@ -343,9 +347,8 @@ def test_alert_events_carry_transitions_and_episodes_that_end() -> None:
     assert [e["episode_id"] for e in f.board.alerts(only_open=True)] == ["y", "x"], "the most severe first"
     f.step(changes=[Changed("x", 1, START + MINUTE, "firing", "resolved")], open_episodes=[episode("y", level="I")])
     assert [e["episode_id"] for e in f.board.alerts(only_open=True)] == ["y"]
-    ended, changes = f.board.alert("x") or ({}, [])
+    ended = f.board.alert("x") or {}
     assert (ended["state"], ended["ended_at"]) == ("resolved", "2026-03-02T00:01:00.000Z")
-    assert [c["seq"] for c in changes] == [0, 1]
     before = f.board.ring.last
     f.step(open_episodes=[episode("y", level="I")])
     assert f.board.ring.last == before + 1, "nothing new: a delta, and no alert event"
@@ -363,13 +366,74 @@ def test_an_episode_that_starts_and_ends_in_one_step_is_known_from_its_transitio
 
 
 def test_the_alert_book_is_bounded_and_keeps_what_is_open() -> None:
-    book = AlertBook(keep=50, keep_transitions=5)
+    book = AlertBook(keep=50)
     still = [episode(f"open{n}") for n in range(20)]
     for n in range(300):
         changes = [Changed(f"e{n}", s, START + s, "firing", "firing" if s < 9 else "resolved") for s in range(10)]
         book.update(changes, episodes(*still))
     assert len(book.recent()) == 50 and len(book.open()) == 20
-    assert len(book._transitions) <= 50 and max(len(t) for t in book._transitions.values()) == 5
+    book.remember(episodes(*(episode(f"past{n}", state="resolved", revision=n) for n in range(100))))
+    assert len(book.recent()) == 50 and not any(e["episode_id"].startswith("past") for e in book.recent())
+
+
+def test_what_earlier_runs_stored_gives_way_to_what_this_one_tells() -> None:
+    book, past = AlertBook(keep=4), episodes(
+        *(episode(f"past{n}", state="resolved", revision=n) for n in range(9)),
+        episode("told", state="retracted", level="III", at=START - MINUTE, ended_at=None, revision=20),
+        episode("open", state="resolved", revision=21),
+    )  # fmt: skip
+    again = [Changed("told", 1, START, "firing", "retracted", level="III")]
+    book.update(again, episodes(episode("open")))
+    book.remember(past)
+    known = {e["episode_id"]: e for e in book.recent()}
+    assert set(known) == {"past7", "past8", "told", "open"}, "the newest of them, as many as are kept"
+    assert known["open"]["state"] == "firing", "this run ends it again"
+    assert (known["told"]["started_at"], known["told"]["ended_at"]) == ("2026-03-01T23:59:00.000Z", None)
+    book.update(again, episodes())
+    assert book.find("told") == known["told"], "told again, it is what it was"
+
+
+class Away(MemorySink):
+    """Answers from the third question on."""
+
+    asked = 0
+
+    def episodes(self, **wanted: Any) -> pl.DataFrame:
+        self.asked += 1
+        if self.asked < 3:
+            raise StoreError("no server answers")
+        return super().episodes(**wanted)
+
+
+def test_a_start_asks_until_the_store_tells_what_ended_before(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("commands.watching.LONGEST_PAUSE_S", 0.3)
+    f, sink, past, later = city(), Away(), START - 2 * MINUTE, START + MINUTE
+    ended = [
+        episode("past", state="resolved", at=past),
+        episode("retracted", state="retracted", at=past, ended_at=None),
+    ]
+    over = [
+        episode("ends later", state="resolved", at=past, ended_at=later),
+        episode("later", state="resolved", at=later),
+    ]
+    sink.write("episodes", episodes(*ended, *over, episode("never ended", at=past)))
+    sink.write("readings", readings(reading(value=4.0), reading("tti", end=later, value=5.0)))
+    f.board.unread = {"ended": "is being read"}
+    before = Before(sink, f.board, f.clock, START)  # type: ignore[arg-type]
+    said, until = set[str](), time.monotonic() + 20
+    while not f.board.tiles() and time.monotonic() < until:
+        said.update(f.board.unread.values())
+        time.sleep(0.01)
+    before.close()
+    assert "what earlier runs stored cannot be shown: no server answers" in said
+    assert not f.board.unread and [t["value"] for t in f.board.tiles()] == [4.0]
+    assert {e["episode_id"]: e["state"] for e in f.board.alerts(only_open=False)} == {
+        "past": "resolved",
+        "retracted": "retracted",
+    }
+    assert capsys.readouterr().err.count("cannot be shown: no server answers") == 1
 
 
 # --- metrics --------------------------------------------------------------------------------------------------------

@@ -294,10 +294,12 @@ def ended(running: subprocess.Popen[str], within_s: float) -> tuple[str, str]:
 
 def test_up_ends_at_until_and_what_it_stored_is_shown_as_old_by_the_next(tmp_path: Path) -> None:
     start, later = "2026-03-02T08:00:00+08:00", "2026-03-02T09:30:00+08:00"
+    until = "2026-03-02T08:01:00+08:00"
     with up(
-        "--port", 0, "--data", tmp_path, "--speed", 1000, "--start", start, "--until", "2026-03-02T08:01:00+08:00"
+        "--host", "0.0.0.0", "--port", 0, "--data", tmp_path, "--speed", 1000, "--start", start, "--until", until
     ) as running:
         out, errors = ended(running, 120)
+        assert errors.count("can read the screen and the API, without a token; pushing needs one") == 1, errors
         assert running.returncode == 0 and out.strip().endswith("citybrain: ended"), errors
     port = free_port()
     with up("--port", port, "--data", tmp_path, "--start", later) as running:
@@ -317,6 +319,7 @@ def test_up_ends_at_until_and_what_it_stored_is_shown_as_old_by_the_next(tmp_pat
         out, errors = ended(running, 30)
         took = time.monotonic() - asked
     assert running.returncode == 0 and out.strip().endswith("citybrain: ended") and "first number" in errors, errors
+    assert "without a token" not in errors, "nobody else reaches 127.0.0.1"
     print(f"{len(old)} old readings shown; Ctrl-C took {took:.1f} s")
 
 

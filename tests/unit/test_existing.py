@@ -11,7 +11,7 @@ from commands.stores import difference_of, export_store, store_folder
 from pipelines import catalogue
 from sinks.clickhouse import ClickHouseSink
 from sinks.ddl import tables_of
-from sinks.difference import difference
+from sinks.difference import NothingCompared, difference
 from sinks.existing import ExistingStore, newest_revision
 from sinks.export import export
 from sinks.migrations import migrations
@@ -72,6 +72,12 @@ def test_outputs_and_stores_are_compared(tmp_path: Path) -> None:
     for a, b in ((one, other), (one, tmp_path / "out"), (f"chdb://{one}", tmp_path / "out")):
         found = difference_of(str(a), str(b))
         assert found.equal and found.compared == 205
+    empty = tmp_path / "empty"
+    with ClickHouseSink(f"chdb://{empty}") as sink:
+        sink.migrate()
+    for a, b in ((one, empty), (empty, tmp_path / "out")):
+        with pytest.raises(NothingCompared, match=f"^{a} and {b} have no reading"):
+            difference_of(str(a), str(b))
     with ClickHouseSink(f"chdb://{other}") as sink:
         sink.migrate()
         sink.write("readings", of_step(6))
