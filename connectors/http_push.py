@@ -230,7 +230,12 @@ class Push:
             return spool
         with self._making:
             if (source, stream) not in self._spools:
-                made = Spool(self.folder / source / stream, f"push:{source}:{stream}", stream, **self._bounds)
+                folder = self.folder / source / stream
+                try:
+                    made = Spool(folder, f"push:{source}:{stream}", stream, **self._bounds)
+                except OSError as error:
+                    log.error("%s cannot be made: %s", folder, error)
+                    raise _unstored() from None
                 if self.on_new is not None:
                     try:
                         self.on_new(made.input, made.stream, made)
@@ -250,8 +255,7 @@ class Push:
             raise _reused() from None
         except OSError as error:
             log.error("%s cannot be appended to: %s", spool.folder, error)
-            detail = "the records could not be stored (the disk may be full); nothing was taken, send again later"
-            raise Problem(503, detail, headers={"Retry-After": FULL_S}) from None
+            raise _unstored() from None
         return None if first is not None or told is None else (told.status, told.body.encode())
 
 
@@ -273,6 +277,11 @@ def _too_large() -> Problem:
 
 def _full(spool: Spool) -> Problem:
     return Problem(429, f"the spool of {spool.input!r} is full; send again later", headers={"Retry-After": FULL_S})
+
+
+def _unstored() -> Problem:
+    detail = "the records could not be stored (the disk may be full); nothing was taken, send again later"
+    return Problem(503, detail, headers={"Retry-After": FULL_S})
 
 
 def _busy() -> Problem:

@@ -406,6 +406,26 @@ def test_a_disk_that_is_full_is_503_and_nothing_is_taken(server: Server, monkeyp
     assert server.events().height == 2
 
 
+@pytest.mark.parametrize("call", ["mkdir", "open", "pwrite", "fdatasync", "fsync"])
+def test_so_is_a_disk_that_is_full_before_the_first_push(
+    server: Server, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    real = getattr(os, call)
+
+    def full(*arguments: Any, **more: Any) -> Any:
+        if call != "open" or str(arguments[0]).endswith(".new"):
+            raise OSError(28, "No space left on device")
+        return real(*arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full)
+        answer = server.post(ndjson(event()), Idempotency_Key="k")
+    assert "disk" in problem(answer, 503) and answer.headers["retry-after"]
+    assert [p.name for p in server.folder.iterdir()] == ["tokens.json"] and server.made == server.push.inputs() == []
+    assert server.post(ndjson(event()), Idempotency_Key="k").status_code == 202
+    assert server.events().height == 1 and len(server.made) == 1
+
+
 # Idempotency -------------------------------------------------------------------------------------------------------------
 
 
