@@ -41,6 +41,8 @@ LARGE: Final = 1
 MAX_WAITING: Final = 64
 MAX_WAITING_BYTES: Final = 64 << 20
 """Requests under way, and the bytes of their bodies; one more is answered with 429."""
+SHARE: Final = 2
+"""A token may have one of so many parts of both, so that slow bodies of one source do not keep out the others."""
 BODY_S: Final = 30.0
 """How long a body may take to arrive."""
 TOLD_ERRORS: Final = 20
@@ -77,7 +79,9 @@ class Push:
         self._making = threading.RLock()
         self._large = threading.Semaphore(LARGE)
         self._pool = ThreadPoolExecutor(THREADS, "push")
-        self._waiting = self._waiting_bytes = 0
+        self._waiting: Counter[str] = Counter()
+        self._waiting_bytes: Counter[str] = Counter()
+        """Requests under way, and the bytes of their bodies, by token."""
         self.refused: Counter[str] = Counter()
         """Requests answered with 429, by the input that they were for."""
         self._closed = False
@@ -109,7 +113,7 @@ class Push:
     async def receive(self, stream: str, request: Request) -> Response:
         """The answer to one request. Problem for what is refused before anything is stored."""
         wanted = request.query_params.get("source")
-        source = source_of(self._tokens, request.headers.get("authorization", ""), wanted)
+        source, token = source_of(self._tokens, request.headers.get("authorization", ""), wanted)
         if stream not in self._decoders:
             known = ", ".join(sorted(self._decoders))
             raise Problem(404, f"stream {stream[:80]!r} is unknown; there are {known}", streams=sorted(self._decoders))
@@ -131,7 +135,8 @@ class Push:
         if self._closed:
             raise Problem(503, "the server is ending; send again later", headers={"Retry-After": FULL_S})
         try:
-            status, told = await self._admitted(request, source, stream, media, encoding, keys[0] if keys else None)
+            key = keys[0] if keys else None
+            status, told = await self._admitted(request, token, source, stream, media, encoding, key)
         except Problem as problem:
             if problem.status == 429:
                 self.refused[f"push:{source}:{stream}"] += 1
@@ -139,22 +144,21 @@ class Push:
         return Response(told, status, media_type="application/json" if status < 400 else MEDIA_TYPE)
 
     async def _admitted(
-        self, request: Request, source: str, stream: str, media: str, encoding: str, key: str | None
+        self, request: Request, token: str, source: str, stream: str, media: str, encoding: str, key: str | None
     ) -> tuple[int, bytes]:
         """Reads the body and has it stored, if that fits beside what is under way."""
-        if self._waiting >= MAX_WAITING:
-            raise _busy()
-        self._waiting += 1
+        _admit(self._waiting, token, 1, MAX_WAITING)
+        self._waiting[token] += 1
         body = bytearray()
         try:
-            await self._read(request, body)
+            await self._read(request, token, body)
             work = (source, stream, media, encoding, bytes(body), key)
             return await asyncio.get_running_loop().run_in_executor(self._pool, self._take, *work)
         finally:
-            self._waiting -= 1
-            self._waiting_bytes -= len(body)
+            self._waiting[token] -= 1
+            self._waiting_bytes[token] -= len(body)
 
-    async def _read(self, request: Request, body: bytearray) -> None:
+    async def _read(self, request: Request, token: str, body: bytearray) -> None:
         """The body as it was sent, bounded in size and time, and counted in what all requests may hold."""
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > MAX_BODY:
@@ -164,10 +168,9 @@ class Push:
                 async for chunk in request.stream():
                     if len(body) + len(chunk) > MAX_BODY:
                         raise _too_large()
-                    if self._waiting_bytes + len(chunk) > MAX_WAITING_BYTES:
-                        raise _busy()
+                    _admit(self._waiting_bytes, token, len(chunk), MAX_WAITING_BYTES)
                     body += chunk
-                    self._waiting_bytes += len(chunk)
+                    self._waiting_bytes[token] += len(chunk)
         except TimeoutError:
             raise Problem(
                 408,
@@ -284,10 +287,15 @@ def _unstored() -> Problem:
     return Problem(503, detail, headers={"Retry-After": FULL_S})
 
 
-def _busy() -> Problem:
-    return Problem(
-        429, "the server has as many pushes under way as it can; send again", headers={"Retry-After": BUSY_S}
-    )
+def _admit(waiting: Counter[str], token: str, more: int, most: int) -> None:
+    """Problem 429 where `more` does not fit beside what waits: in all, or of this token."""
+    if waiting.total() + more > most:
+        detail = "the server has as many pushes under way as it can; send again"
+    elif waiting[token] + more > most // SHARE:
+        detail = f"the token {token!r} has as many pushes under way as one may; send again, and fewer at a time"
+    else:
+        return
+    raise Problem(429, detail, headers={"Retry-After": BUSY_S})
 
 
 def _reused() -> Problem:

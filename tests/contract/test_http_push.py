@@ -346,9 +346,9 @@ def test_a_slow_body_is_408_and_does_not_hold_up_others(server: Server, monkeypa
         one.close()
 
 
-def slow(server: Server, rest: bytes) -> socket.socket:
+def slow(server: Server, rest: bytes, secret: str | None = None) -> socket.socket:
     one = socket.create_connection(("127.0.0.1", server.serving.port), timeout=10)
-    head = f"POST /ingest/v1/link HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.secret}\r\n"
+    head = f"POST /ingest/v1/link HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {secret or server.secret}\r\n"
     one.sendall(head.encode() + b"Content-Type: application/x-ndjson\r\n" + rest)
     return one
 
@@ -358,21 +358,37 @@ def test_clients_that_leave_in_the_middle_of_a_body(server: Server) -> None:
         slow(server, b"Content-Length: 1000\r\n\r\n{").close()
     time.sleep(0.2)
     assert server.post(ndjson(event())).status_code == 202
-    assert server.push._waiting == server.push._waiting_bytes == 0
+    assert server.push._waiting.total() == server.push._waiting_bytes.total() == 0
 
 
 def test_more_than_can_be_under_way_is_429(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_push, "MAX_WAITING", 3)
-    sockets = [slow(server, b"Content-Length: 1000\r\n\r\n{") for _ in range(3)]
+    monkeypatch.setattr(http_push, "MAX_WAITING", 4)
+    others = [server.tokens.add(name, ["ingest:others"]) for name in ("a", "b")]
+    sockets = [slow(server, b"Content-Length: 1000\r\n\r\n{", secret) for secret in others for _ in range(2)]
     time.sleep(0.2)
     answer = server.post(ndjson(event()))
-    problem(answer, 429)
+    assert "the server has" in problem(answer, 429)
     assert answer.headers["retry-after"] == "1"
     for one in sockets:
         one.close()
     time.sleep(0.2)
-    monkeypatch.setattr(http_push, "MAX_WAITING_BYTES", 100)
-    problem(server.post(ndjson(event(), event())), 429)
+    assert server.post(ndjson(event())).status_code == 202
+
+
+def test_a_token_has_a_share_and_the_others_are_answered(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = server.tokens.add("other", ["ingest:other"])
+    sockets = [slow(server, b"Content-Length: 1000\r\n\r\n{") for _ in range(100)]
+    time.sleep(0.3)
+    assert server.push._waiting == {"vans0": http_push.MAX_WAITING // 2}
+    answer = server.post(ndjson(event()))
+    assert "the token 'vans0' has" in problem(answer, 429) and answer.headers["retry-after"] == "1"
+    assert server.post(ndjson(event()), secret=other).status_code == 202
+    assert server.push.refused["push:vans:link"] == 100 - http_push.MAX_WAITING // 2 + 1
+    for one in sockets:
+        one.close()
+    time.sleep(0.2)
+    monkeypatch.setattr(http_push, "MAX_WAITING_BYTES", 200)
+    assert "the token 'vans0' has" in problem(server.post(ndjson(event(), event())), 429)
     assert server.post(ndjson(event())).status_code == 202
 
 
@@ -719,9 +735,11 @@ def test_the_commands_of_the_page(server: Server, tmp_path: Path) -> None:
 def test_the_limits_of_the_page() -> None:
     page = (ROOT / "docs" / "push.md").read_text(encoding="utf-8")
     assert (push_body.MAX_BODY, push_body.MAX_CONTENT, http_push.MAX_WAITING_BYTES) == (8 << 20, 64 << 20, 64 << 20)
+    assert http_push.SHARE == 2
     told = (
         f"{push_body.MAX_FRAMES:,} gzip members", f"{push_body.MAX_RECORDS:,} lines or rows", f"nested {MAX_DEPTH} deep",
-        f"| {http_push.BODY_S:.0f} s | 408", f"| {http_push.MAX_WAITING}, and 64 MiB", f"Retry-After: {http_push.BUSY_S}`",
+        f"| {http_push.BODY_S:.0f} s | 408", f"| {http_push.MAX_WAITING}, and 64 MiB of bodies; of one token half of both |",
+        f"Retry-After: {http_push.BUSY_S}`",
         f"Retry-After: {http_push.FULL_S}`", f"the first {http_push.TOLD_ERRORS} ", f"the newest {MAX_ANSWERS:,} of",
         f"| Arrow columns | {MAX_COLUMNS:,} |",
     )  # fmt: skip
