@@ -120,10 +120,16 @@ def test_the_command(tmp_path: Path) -> None:
     def run(*arguments: str) -> str:
         done = CliRunner().invoke(app, ["token", *arguments, "--data", str(tmp_path)], catch_exceptions=False)
         assert done.exit_code == 0, done.output
-        return done.output
+        said.append(done.stderr)
+        return done.stdout
 
+    said: list[str] = []
+    assert run("list") == "" and not (tmp_path / "demo").exists()
     secret = run("add", "buses", "--scope", "ingest:buses", "--scope", "read").strip()
     tokens = Tokens(tmp_path / "demo")
     assert tokens.path == tmp_path / "demo" / FILE and tokens.find(secret) is not None
+    assert f"for {tmp_path}/demo (a new folder);" in said[-1]
+    run("add", "other", "--scope", "read")
+    assert f"for {tmp_path}/demo; " in said[-1] and run("remove", "other")
     assert run("list") == "buses\tingest:buses read\n"
     assert run("remove", "buses") == "removed buses\n" and run("list") == ""
