@@ -48,6 +48,7 @@ BODY_S: Final = 30.0
 TOLD_ERRORS: Final = 20
 FULL_S: Final = "10"
 BUSY_S: Final = "1"
+CHARSETS: Final = ("utf-8", "utf8", "us-ascii")
 KEY: Final = re.compile(r"[!-~]{1,128}")
 OnNew = Callable[[str, str, Spool], None]
 
@@ -117,18 +118,10 @@ class Push:
         if stream not in self._decoders:
             known = ", ".join(sorted(self._decoders))
             raise Problem(404, f"stream {stream[:80]!r} is unknown; there are {known}", streams=sorted(self._decoders))
-        media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media not in MEDIA_TYPES:
-            raise Problem(
-                415, f"Content-Type {media[:80]!r} is not taken; send {' or '.join(MEDIA_TYPES)}",
-                headers={"Accept": ", ".join(MEDIA_TYPES)},
-            )  # fmt: skip
-        encoding = request.headers.get("content-encoding", "identity").strip().lower()
-        if encoding not in ENCODINGS:
-            raise Problem(
-                415, f"Content-Encoding {encoding[:80]!r} is not taken; send gzip, zstd or none",
-                headers={"Accept-Encoding": "gzip, zstd"},
-            )  # fmt: skip
+        for name in request.query_params:
+            if name != "source" or len(request.query_params.getlist(name)) > 1:
+                raise Problem(400, f"query parameter {name[:80]!r} is unknown or repeated; there is ?source=NAME, once")
+        media, encoding = _form(request)
         keys = request.headers.getlist("idempotency-key")
         if len(keys) > 1 or (keys and not KEY.fullmatch(keys[0])):
             raise Problem(400, "Idempotency-Key is not allowed; send one, of 1 to 128 visible ASCII characters")
@@ -274,6 +267,27 @@ def _answer(decoded: Decoded) -> tuple[int, bytes]:
     return 422, Problem(422, detail, **counts).document()
 
 
+def _form(request: Request) -> tuple[str, str]:
+    """Media type and encoding of the body. Problem 415 for what is not taken."""
+    media, *parameters = (part.strip() for part in request.headers.get("content-type", "").lower().split(";"))
+    if media not in MEDIA_TYPES:
+        raise Problem(
+            415, f"Content-Type {media[:80]!r} is not taken; send {' or '.join(MEDIA_TYPES)}",
+            headers={"Accept": ", ".join(MEDIA_TYPES)},
+        )  # fmt: skip
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "charset" and (charset := value.strip().strip('"')) not in CHARSETS:
+            raise Problem(415, f"charset {charset[:80]!r} is not taken; send the text as utf-8")
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ENCODINGS:
+        raise Problem(
+            415, f"Content-Encoding {encoding[:80]!r} is not taken; send gzip, zstd or none",
+            headers={"Accept-Encoding": "gzip, zstd"},
+        )  # fmt: skip
+    return media, encoding
+
+
 def _too_large() -> Problem:
     return Problem(413, f"the body has more than {MAX_BODY} bytes; send several", headers={"Connection": "close"})
 
@@ -315,5 +329,10 @@ def push_router(push: Push) -> APIRouter:
             return Response(problem.document(), problem.status, problem.headers, media_type=MEDIA_TYPE)
         except ClientDisconnect:
             return Response(None, 400)
+
+    @router.post("/ingest/v1/{stream}/", include_in_schema=False)
+    async def with_a_slash(stream: str) -> Response:
+        problem = Problem(404, f"the path ends with a slash; POST to /ingest/v1/{stream[:80]}")
+        return Response(problem.document(), problem.status, media_type=MEDIA_TYPE)
 
     return router

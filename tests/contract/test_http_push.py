@@ -264,7 +264,21 @@ def test_unknown_streams_types_and_encodings(server: Server) -> None:
         problem(server.post(ndjson(event()), **{"Content-Type": media}), 415)
     for encoding in ("br", "gzip, gzip", "x"):
         assert "gzip" in problem(server.post(ndjson(event()), Content_Encoding=encoding), 415)
-    assert server.post(ndjson(event()), **{"Content-Type": "application/X-NDJSON; charset=utf-8"}).status_code == 202
+    for charset in ("utf-8", '"UTF-8"', "us-ascii"):
+        media = f"application/X-NDJSON; charset={charset}"
+        assert server.post(ndjson(event()), **{"Content-Type": media}).status_code == 202
+    utf16 = "application/x-ndjson;x=y; Charset = utf-16"
+    assert "'utf-16' is not taken" in problem(server.post(ndjson(event()), **{"Content-Type": utf16}), 415)
+
+
+def test_what_is_unknown_in_the_address_is_told(server: Server) -> None:
+    body = ndjson(event())
+    for query in ("sorce=vans", "source=vans&x=1", "source=vans&source=vans"):
+        assert "?source=NAME" in problem(server.post(body, stream=f"link?{query}"), 400)
+    problem(server.post(body, stream="link?x=1", secret="x"), 401)
+    assert "POST to /ingest/v1/link" in problem(server.post(body, stream="link/"), 404)
+    assert server.push.inputs() == []
+    assert server.post(body, stream="link?source=vans").status_code == 202
 
 
 def test_limits_are_413(server: Server) -> None:
@@ -625,6 +639,27 @@ def test_arrow_that_stands_for_more_than_it_is(server: Server) -> None:
     as_file = io.BytesIO()
     frame(2).write_ipc(as_file)
     problem(server.post(as_file.getvalue(), **ARROW), 422)
+
+
+def test_arrow_that_is_not_one_whole_stream_is_refused(server: Server) -> None:
+    for options in (pa.ipc.IpcWriteOptions(), pa.ipc.IpcWriteOptions(use_legacy_format=True)):
+        whole = arrow(frame(3), options=options)
+        end = 4 if options.use_legacy_format else 8
+        assert "no end-of-stream marker" in problem(server.post(whole[:-end], **ARROW), 422)
+        problem(server.post(whole[:-1], **ARROW), 422)
+        assert "7 bytes follow" in problem(server.post(whole + b"garbage", **ARROW), 422)
+        assert f"{len(whole)} bytes follow" in problem(server.post(whole + whole, **ARROW), 422)
+        assert server.push.inputs() == [] or options.use_legacy_format
+        assert server.post(whole, **ARROW).status_code == 202
+
+
+def test_a_number_beyond_64_bits_signed_is_told_as_it_was_sent(server: Server) -> None:
+    big = frame(2).with_columns(n=pl.Series([1, 2**64 - 1], dtype=pl.UInt64))
+    (error,) = server.post(arrow(big), **ARROW).json()["errors"]
+    assert error["record"] == 2 and error["detail"].startswith(f"n is {2**64 - 1}; allowed is 0 to 10000")
+    late = frame(2).with_columns(t=pl.Series([NOW, 2**63], dtype=pl.UInt64))
+    (error,) = server.post(arrow(late), **ARROW).json()["errors"]
+    assert error["detail"].startswith(f"t is {2**63}; ")
 
 
 def test_arrow_whose_offsets_lead_outside_is_refused(server: Server) -> None:
