@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 from commands.inputs import ROOT
+from connectors.tokens import TokenError, Tokens
 from sinks import selfcheck, surroundings
 from sinks.backup_writer import repair_by_backup
 from sinks.errors import StoreError
@@ -22,6 +23,7 @@ def examine(folder: Path, city: str | None, everything: bool = False) -> list[Fi
     found.append(may)
     if may.severity == "FAIL":
         return [*found, surroundings.disk(folder), surroundings.clock(None)]
+    found.append(_tokens(folder))
     pid = holder(folder)
     found.append(surroundings.owner(folder))
     found += selfcheck.leftovers(folder, pid is not None)
@@ -37,6 +39,13 @@ def examine(folder: Path, city: str | None, everything: bool = False) -> list[Fi
     except StoreError as error:
         opened = Finding("FAIL", f"store: {error}", repair_by_backup(folder))
         return [*found, *_closed(folder, city), opened]
+
+
+def _tokens(folder: Path) -> Finding:
+    try:
+        return Finding("ok", f"tokens: {len(Tokens(folder).all())}")
+    except TokenError as error:
+        return Finding("FAIL", f"tokens: {error}")
 
 
 def _opened(sink: ExistingStore, folder: Path, city: str | None, seconds: float) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,12 +15,19 @@ from connectors.tokens import Tokens
 def tokens_of(data: Path | None, city: str) -> Tokens:
     """The tokens of the folder in which `citybrain up` keeps the store of that city."""
     folder = (data or Path(platformdirs.user_data_dir("citybrain"))).absolute() / city_of(city).id
-    return Tokens(made_folder(folder, "--data"))
+    return Tokens(folder)
 
 
 def add_text(name: str, scopes: Sequence[str], data: Path | None, city: str) -> str:
-    """Makes a token; the secret, which is shown this once."""
-    return f"{tokens_of(data, city).add(name, scopes)}\n"
+    """Makes a token; the secret, which is shown this once. Says on stderr where the token counts."""
+    tokens = tokens_of(data, city)
+    folder = tokens.path.parent
+    new = "" if folder.exists() else " (a new folder)"
+    secret = Tokens(made_folder(folder, "--data")).add(name, scopes)
+    print(
+        f"citybrain: the token is for {folder}{new}; `citybrain up` needs the same --data and --city", file=sys.stderr
+    )
+    return f"{secret}\n"
 
 
 def list_text(data: Path | None, city: str) -> str:

@@ -21,7 +21,7 @@ from commands.watching import Before, told, watched
 from connectors.http_push import push_router
 from connectors.simulator import GENERATORS
 from connectors.simulator_source import sources
-from connectors.tokens import Tokens
+from connectors.tokens import TokenError, Tokens
 from dashboards.app import create_app
 from dashboards.board import Board
 from dashboards.metrics import Metrics
@@ -53,6 +53,11 @@ def run(options: Options, stop: threading.Event) -> None:
         raise UserError("--until lies before the start; give a later instant")
     sock = listen(options.host, options.port)
     home = Home(options, city.id)
+    tokens = Tokens(home.folder)
+    try:
+        tokens.all()
+    except TokenError as error:
+        print(f"citybrain: warning: pushes are refused: {error}", file=sys.stderr, flush=True)
     indicators = catalogue.for_city(city)
     waiting = Waiting()
     retry = Retry(None, longest_pause_s=LONGEST_PAUSE_S, stop=stop, told=waiting)
@@ -78,7 +83,7 @@ def run(options: Options, stop: threading.Event) -> None:
         board.unread = dict.fromkeys(("open", "ended"), "what earlier runs stored is being read")
         metrics = Metrics(board)
         streams = {s.name: s for s in catalogue.STREAMS}
-        pushed = Pushed(home.kept / "spool", Tokens(home.folder), streams, clock if options.start is not None else wall)
+        pushed = Pushed(home.kept / "spool", tokens, streams, clock if options.start is not None else wall)
         serving = serve(
             create_app(board, indicators, city, History(sink), metrics, routers=[push_router(pushed.push)]),
             options.host,

@@ -41,11 +41,14 @@ LARGE: Final = 1
 MAX_WAITING: Final = 64
 MAX_WAITING_BYTES: Final = 64 << 20
 """Requests under way, and the bytes of their bodies; one more is answered with 429."""
+SHARE: Final = 2
+"""A token may have one of so many parts of both, so that slow bodies of one source do not keep out the others."""
 BODY_S: Final = 30.0
 """How long a body may take to arrive."""
 TOLD_ERRORS: Final = 20
 FULL_S: Final = "10"
 BUSY_S: Final = "1"
+CHARSETS: Final = ("utf-8", "utf8", "us-ascii")
 KEY: Final = re.compile(r"[!-~]{1,128}")
 OnNew = Callable[[str, str, Spool], None]
 
@@ -77,7 +80,9 @@ class Push:
         self._making = threading.RLock()
         self._large = threading.Semaphore(LARGE)
         self._pool = ThreadPoolExecutor(THREADS, "push")
-        self._waiting = self._waiting_bytes = 0
+        self._waiting: Counter[str] = Counter()
+        self._waiting_bytes: Counter[str] = Counter()
+        """Requests under way, and the bytes of their bodies, by token."""
         self.refused: Counter[str] = Counter()
         """Requests answered with 429, by the input that they were for."""
         self._closed = False
@@ -109,29 +114,22 @@ class Push:
     async def receive(self, stream: str, request: Request) -> Response:
         """The answer to one request. Problem for what is refused before anything is stored."""
         wanted = request.query_params.get("source")
-        source = source_of(self._tokens, request.headers.get("authorization", ""), wanted)
+        source, token = source_of(self._tokens, request.headers.get("authorization", ""), wanted)
         if stream not in self._decoders:
             known = ", ".join(sorted(self._decoders))
             raise Problem(404, f"stream {stream[:80]!r} is unknown; there are {known}", streams=sorted(self._decoders))
-        media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media not in MEDIA_TYPES:
-            raise Problem(
-                415, f"Content-Type {media[:80]!r} is not taken; send {' or '.join(MEDIA_TYPES)}",
-                headers={"Accept": ", ".join(MEDIA_TYPES)},
-            )  # fmt: skip
-        encoding = request.headers.get("content-encoding", "identity").strip().lower()
-        if encoding not in ENCODINGS:
-            raise Problem(
-                415, f"Content-Encoding {encoding[:80]!r} is not taken; send gzip, zstd or none",
-                headers={"Accept-Encoding": "gzip, zstd"},
-            )  # fmt: skip
+        for name in request.query_params:
+            if name != "source" or len(request.query_params.getlist(name)) > 1:
+                raise Problem(400, f"query parameter {name[:80]!r} is unknown or repeated; there is ?source=NAME, once")
+        media, encoding = _form(request)
         keys = request.headers.getlist("idempotency-key")
         if len(keys) > 1 or (keys and not KEY.fullmatch(keys[0])):
             raise Problem(400, "Idempotency-Key is not allowed; send one, of 1 to 128 visible ASCII characters")
         if self._closed:
             raise Problem(503, "the server is ending; send again later", headers={"Retry-After": FULL_S})
         try:
-            status, told = await self._admitted(request, source, stream, media, encoding, keys[0] if keys else None)
+            key = keys[0] if keys else None
+            status, told = await self._admitted(request, token, source, stream, media, encoding, key)
         except Problem as problem:
             if problem.status == 429:
                 self.refused[f"push:{source}:{stream}"] += 1
@@ -139,22 +137,21 @@ class Push:
         return Response(told, status, media_type="application/json" if status < 400 else MEDIA_TYPE)
 
     async def _admitted(
-        self, request: Request, source: str, stream: str, media: str, encoding: str, key: str | None
+        self, request: Request, token: str, source: str, stream: str, media: str, encoding: str, key: str | None
     ) -> tuple[int, bytes]:
         """Reads the body and has it stored, if that fits beside what is under way."""
-        if self._waiting >= MAX_WAITING:
-            raise _busy()
-        self._waiting += 1
+        _admit(self._waiting, token, 1, MAX_WAITING)
+        self._waiting[token] += 1
         body = bytearray()
         try:
-            await self._read(request, body)
+            await self._read(request, token, body)
             work = (source, stream, media, encoding, bytes(body), key)
             return await asyncio.get_running_loop().run_in_executor(self._pool, self._take, *work)
         finally:
-            self._waiting -= 1
-            self._waiting_bytes -= len(body)
+            self._waiting[token] -= 1
+            self._waiting_bytes[token] -= len(body)
 
-    async def _read(self, request: Request, body: bytearray) -> None:
+    async def _read(self, request: Request, token: str, body: bytearray) -> None:
         """The body as it was sent, bounded in size and time, and counted in what all requests may hold."""
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > MAX_BODY:
@@ -164,10 +161,9 @@ class Push:
                 async for chunk in request.stream():
                     if len(body) + len(chunk) > MAX_BODY:
                         raise _too_large()
-                    if self._waiting_bytes + len(chunk) > MAX_WAITING_BYTES:
-                        raise _busy()
+                    _admit(self._waiting_bytes, token, len(chunk), MAX_WAITING_BYTES)
                     body += chunk
-                    self._waiting_bytes += len(chunk)
+                    self._waiting_bytes[token] += len(chunk)
         except TimeoutError:
             raise Problem(
                 408,
@@ -230,7 +226,12 @@ class Push:
             return spool
         with self._making:
             if (source, stream) not in self._spools:
-                made = Spool(self.folder / source / stream, f"push:{source}:{stream}", stream, **self._bounds)
+                folder = self.folder / source / stream
+                try:
+                    made = Spool(folder, f"push:{source}:{stream}", stream, **self._bounds)
+                except OSError as error:
+                    log.error("%s cannot be made: %s", folder, error)
+                    raise _unstored() from None
                 if self.on_new is not None:
                     try:
                         self.on_new(made.input, made.stream, made)
@@ -250,8 +251,7 @@ class Push:
             raise _reused() from None
         except OSError as error:
             log.error("%s cannot be appended to: %s", spool.folder, error)
-            detail = "the records could not be stored (the disk may be full); nothing was taken, send again later"
-            raise Problem(503, detail, headers={"Retry-After": FULL_S}) from None
+            raise _unstored() from None
         return None if first is not None or told is None else (told.status, told.body.encode())
 
 
@@ -267,6 +267,27 @@ def _answer(decoded: Decoded) -> tuple[int, bytes]:
     return 422, Problem(422, detail, **counts).document()
 
 
+def _form(request: Request) -> tuple[str, str]:
+    """Media type and encoding of the body. Problem 415 for what is not taken."""
+    media, *parameters = (part.strip() for part in request.headers.get("content-type", "").lower().split(";"))
+    if media not in MEDIA_TYPES:
+        raise Problem(
+            415, f"Content-Type {media[:80]!r} is not taken; send {' or '.join(MEDIA_TYPES)}",
+            headers={"Accept": ", ".join(MEDIA_TYPES)},
+        )  # fmt: skip
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "charset" and (charset := value.strip().strip('"')) not in CHARSETS:
+            raise Problem(415, f"charset {charset[:80]!r} is not taken; send the text as utf-8")
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ENCODINGS:
+        raise Problem(
+            415, f"Content-Encoding {encoding[:80]!r} is not taken; send gzip, zstd or none",
+            headers={"Accept-Encoding": "gzip, zstd"},
+        )  # fmt: skip
+    return media, encoding
+
+
 def _too_large() -> Problem:
     return Problem(413, f"the body has more than {MAX_BODY} bytes; send several", headers={"Connection": "close"})
 
@@ -275,10 +296,20 @@ def _full(spool: Spool) -> Problem:
     return Problem(429, f"the spool of {spool.input!r} is full; send again later", headers={"Retry-After": FULL_S})
 
 
-def _busy() -> Problem:
-    return Problem(
-        429, "the server has as many pushes under way as it can; send again", headers={"Retry-After": BUSY_S}
-    )
+def _unstored() -> Problem:
+    detail = "the records could not be stored (the disk may be full); nothing was taken, send again later"
+    return Problem(503, detail, headers={"Retry-After": FULL_S})
+
+
+def _admit(waiting: Counter[str], token: str, more: int, most: int) -> None:
+    """Problem 429 where `more` does not fit beside what waits: in all, or of this token."""
+    if waiting.total() + more > most:
+        detail = "the server has as many pushes under way as it can; send again"
+    elif waiting[token] + more > most // SHARE:
+        detail = f"the token {token!r} has as many pushes under way as one may; send again, and fewer at a time"
+    else:
+        return
+    raise Problem(429, detail, headers={"Retry-After": BUSY_S})
 
 
 def _reused() -> Problem:
@@ -298,5 +329,10 @@ def push_router(push: Push) -> APIRouter:
             return Response(problem.document(), problem.status, problem.headers, media_type=MEDIA_TYPE)
         except ClientDisconnect:
             return Response(None, 400)
+
+    @router.post("/ingest/v1/{stream}/", include_in_schema=False)
+    async def with_a_slash(stream: str) -> Response:
+        problem = Problem(404, f"the path ends with a slash; POST to /ingest/v1/{stream[:80]}")
+        return Response(problem.document(), problem.status, media_type=MEDIA_TYPE)
 
     return router

@@ -13,9 +13,9 @@ log = logging.getLogger(__name__)
 CHALLENGE: Final = 'Bearer realm="citybrain"'
 
 
-def source_of(tokens: Tokens, authorization: str, wanted: str | None) -> str:
-    """The source that the bearer token may push for; `wanted` names one where it has several. Problem 401 or 403 where
-    it may not, 400 where it has several and none is named, 503 where the tokens cannot be used."""
+def source_of(tokens: Tokens, authorization: str, wanted: str | None) -> tuple[str, str]:
+    """The source that the bearer token may push for, and the token's name; `wanted` names a source where it has several.
+    Problem 401 or 403 where it may not, 400 where it has several and none is named, 503 where the tokens cannot be used."""
     scheme, _, secret = authorization.partition(" ")
     if scheme.lower() != "bearer" or not secret.strip():
         detail = "a token is needed: Authorization: Bearer ...; `citybrain token add` makes one"
@@ -24,7 +24,7 @@ def source_of(tokens: Tokens, authorization: str, wanted: str | None) -> str:
         token = tokens.find(secret.strip())
     except TokenError as error:
         log.error("%s", error)
-        detail = "the server cannot use its tokens; its log says why"
+        detail = "the server cannot use its tokens; its log and `citybrain doctor` say why and what to do"
         raise Problem(503, detail, headers={"Retry-After": "10"}) from None
     if token is None:
         challenge = f'{CHALLENGE}, error="invalid_token"'
@@ -40,4 +40,4 @@ def source_of(tokens: Tokens, authorization: str, wanted: str | None) -> str:
     source = wanted or sources[0]
     if not NAME.fullmatch(source):  # of a file that was written by hand: the name becomes a folder's
         raise Problem(403, "the token's scope names a source that is not allowed; make it anew")
-    return source
+    return source, token.name

@@ -57,11 +57,13 @@ class _Table:
 
 def refuse_unbounded(content: bytes, most: int) -> int:
     """The rows of all record batches of a stream. Raises Bounded for what would take more memory than the body itself
-    and FormatError for what is no Arrow stream; a dictionary may have `most` values, or one a byte of the body."""
+    and FormatError for what is not one whole Arrow stream; a dictionary may have `most` values, or one a byte of the body."""
     rows = 0
     try:
-        reader = pa.ipc.MessageReader.open_stream(pa.BufferReader(content))
+        source = pa.BufferReader(content)
+        reader = pa.ipc.MessageReader.open_stream(source)
         while True:
+            last = source.tell()
             try:
                 message = reader.read_next_message()
             except StopIteration:
@@ -86,4 +88,10 @@ def refuse_unbounded(content: bytes, most: int) -> int:
                 raise Bounded(f"{len(stream.schema)} columns are not taken; at most {MAX_COLUMNS} are allowed")
     except (pa.ArrowException, struct.error, OSError) as error:
         raise FormatError(f"this is no Arrow IPC stream: {str(error)[:200]}") from None
+    if (end := source.tell()) == last:
+        raise FormatError(
+            "the Arrow stream breaks off: it has no end-of-stream marker; close the writer, send all of it"
+        )
+    if end < len(content):
+        raise FormatError(f"{len(content) - end} bytes follow the end of the Arrow stream; send one stream a request")
     return rows

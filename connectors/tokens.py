@@ -10,6 +10,7 @@ import hmac
 import os
 import re
 import secrets
+import shlex
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ VERSION: Final = 1
 SECRET_BYTES: Final = 32
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 """Names of tokens and sources: they become parts of file names, metrics and logs."""
+SHA256: Final = re.compile(r"[0-9a-f]{64}")
 PLAIN: Final = ("read", "ack", "admin")
 INGEST: Final = "ingest:"
 
@@ -79,12 +81,20 @@ class Tokens:
         try:
             given: Any = orjson.loads(content)
             if given["version"] != VERSION:
-                raise TokenError(f"{self.path} is of version {given['version']}; this program reads {VERSION}")
-            return tuple(Token(t["name"], t["sha256"], tuple(t["scopes"])) for t in given["tokens"])
+                raise TokenError(
+                    f"{self.path} is of version {given['version']!r}, this program reads {VERSION}; "
+                    f"install the newer citybrain, or {self._anew}"
+                )
+            return tuple(_token(t["name"], t["sha256"], t["scopes"]) for t in given["tokens"])
         except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-            raise TokenError(
-                f"{self.path} is not understood ({error}); make the tokens anew with `citybrain token add`"
-            ) from None
+            raise TokenError(f"{self.path} is not understood ({error}); {self._anew}") from None
+
+    @property
+    def _anew(self) -> str:
+        """The way out of a file that cannot be used: nothing that it held is known, so each token is made anew."""
+        path = shlex.quote(str(self.path))
+        away = f"`mv {path} {path}.damaged`"
+        return f"put it back from a backup, or move it away ({away}), then make the tokens anew (`citybrain token add`)"
 
     def find(self, secret: str) -> Token | None:
         """The token of a secret. Takes as long whether and wherever it is found."""
@@ -133,6 +143,15 @@ class Tokens:
             made.replace(self.path)
         finally:
             made.unlink(missing_ok=True)
+
+
+def _token(name: object, sha256: object, scopes: object) -> Token:
+    """A token of the file; TypeError for what `Tokens` does not write."""
+    if not isinstance(name, str) or not isinstance(sha256, str) or not SHA256.fullmatch(sha256):
+        raise TypeError("a token's name or sha256 is not one")
+    if not isinstance(scopes, list) or not all(isinstance(scope, str) for scope in scopes):
+        raise TypeError(f"the scopes of token {name!r} are not a list of texts")
+    return Token(name, sha256, tuple(scopes))
 
 
 def _check(scope: str) -> None:

@@ -37,7 +37,7 @@ def create_app(
     heartbeat_s: float = stream.HEARTBEAT_S,
     routers: Sequence[APIRouter] = (),
 ) -> FastAPI:
-    """The application over one board; `serve` runs it. `app.state.board` is the board, `routers` are served as well."""
+    """The application over one board; `serve` runs it. `app.state` has `board` and `metrics`; `routers` are served as well."""
     app = FastAPI(
         title="citybrain",
         version=f"v{PROTOCOL}",
@@ -46,7 +46,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,  # a redirect would repeat the Host header that the client sent
     )
-    app.state.board = board
+    app.state.board, app.state.metrics = board, metrics
     problems.install(app)
     shown_page = page or read_page()
     board.build = shown_page.build

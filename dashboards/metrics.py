@@ -101,6 +101,8 @@ METRICS: Final[tuple[Documented, ...]] = (
     Documented("citybrain_sse_clients", "gauge", (), "Connected clients."),
     Documented("citybrain_sse_events_total", "counter", ("event",), "Events sent; a reset: a slow client."),
     Documented("citybrain_sse_ring_bytes", "gauge", (), "What the kept events occupy."),
+    # All connections, those of pushes too.
+    Documented("citybrain_http_connections_refused_total", "counter", (), "Connections refused: too many were open."),
     # The bound on labels.
     Documented("citybrain_labels_dropped_total", "counter", ("metric",), "Samples left out: too many values."),
 )
@@ -144,6 +146,7 @@ class Metrics:
         self._dropped: Counter[str] = Counter()
         self._rows: Counter[str] = Counter()
         self._steps, self._checkpoints = _Histogram(STEP_BUCKETS), _Histogram(CHECKPOINT_BUCKETS)
+        self._refused = 0
         self.watched: Watched | None = None
         self.registry.register(_FromBoard(self))
 
@@ -159,6 +162,10 @@ class Metrics:
         """That many rows were written to a table."""
         with self._lock:
             self._rows[table] += rows
+
+    def connection_refused(self) -> None:
+        """A connection was closed because too many were open. Called by the thread of the server alone."""
+        self._refused += 1
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """(body, content type) in the format that the `Accept` header asks for."""
@@ -236,6 +243,7 @@ class Metrics:
         kinds = ("snapshot", "delta", "alert", "hb", "reset")
         yield "citybrain_sse_events_total", [((kind,), float(sent.get(kind, 0))) for kind in kinds]
         yield "citybrain_sse_ring_bytes", [((), float(board.ring.size_bytes))]
+        yield "citybrain_http_connections_refused_total", [((), float(self._refused))]
         with self._lock:
             written = sorted(self._rows.items())
         yield "citybrain_store_rows_total", [((table,), float(count)) for table, count in written]

@@ -79,16 +79,16 @@ class Spool:
         self._waiting: list[_Waiting] = []
         self._answers = Answers()
         self._segments: list[Segment] = []
-        self._fd = -1
+        self._fd = self._folder_fd = -1
         self._closed = False
         self._marked = self._oldest = 0
         self._uncut = False
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for path in missing:
-            syncing.synced(path.parent)
-        self._folder_fd = os.open(folder, os.O_RDONLY)
         try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for path in missing:
+                syncing.synced(path.parent)
+            self._folder_fd = os.open(folder, os.O_RDONLY)
             fcntl.flock(self._folder_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._segments, self.recovered = open_segments(folder, input_name, stream, self._answers.add)
             self._fd = os.open(self._segments[-1].path, os.O_RDWR)
@@ -99,6 +99,9 @@ class Spool:
             raise SpoolOwned(f"{folder} is open in another process; stop that one first") from None
         except BaseException:
             self.close()
+            for path in missing:  # an empty folder would be a spool for the next start
+                with contextlib.suppress(OSError):
+                    path.rmdir()
             raise
 
     def close(self) -> None:

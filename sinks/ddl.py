@@ -15,8 +15,9 @@ from typing import Any, Final, Literal, assert_never
 
 import polars as pl
 
+from pipelines.records import PLACE_BYTES
 from pipelines.rollup import Rollup
-from pipelines.streams import Flag, Int, Stream, Text, Time
+from pipelines.streams import Column, Flag, Int, Stream, Text, Time
 
 Kind = Literal["text", "word", "int", "small", "float", "time", "flag", "version"]
 """`text`: any string; `word`: one of few strings; `int` Int64; `small` Int32; `time`: UTC ms in frames, DateTime64 in
@@ -280,6 +281,22 @@ def tables_of(rollups: Iterable[Rollup], streams: Iterable[Stream]) -> dict[str,
     return {t.name: t for t in tables}
 
 
+def _allowed(column: Column) -> tuple[str, str, str]:
+    """Type, null and values of a column of a stream's records, in words."""
+    null = "yes" if column.nullable else ""
+    match column:
+        case Int():
+            return "integer", null, f"{column.low} to {column.high}, in {column.unit}"
+        case Text():
+            return "text", null, ", ".join(column.values) or f"at most {column.max_bytes} bytes"
+        case Flag():
+            return "flag", null, "true, false, 0 or 1"
+        case Time():
+            return "time", null, "milliseconds since 1970, UTC"
+        case _:
+            assert_never(column)
+
+
 def render_data_model(rollups: Iterable[Rollup] = (), streams: Iterable[Stream] = ()) -> str:
     """`docs/data-model.md`, generated from the declarations above."""
     lines = [
@@ -298,6 +315,16 @@ def render_data_model(rollups: Iterable[Rollup] = (), streams: Iterable[Stream] 
             plain = re.sub(r"Nullable\((.*?)\)(?=\)|\Z)", r"\1", f.type)
             note = f.note.replace("|", "\\|")
             lines.append(f"| {f.name} | {plain} | {'yes' if f.nullable else ''} | {note} |")
+    lines += [
+        "",
+        "## Records of the streams",
+        "",
+        "What files and pushes bring: a record's columns by stream. Integers are the stored ones, in the unit that is named.",
+    ]
+    for stream in streams:
+        lines += ["", f"### {stream.name}", "", "| column | type | null | allowed |", "|---|---|---|---|"]
+        site = (Time("t", nullable=False), Text(stream.place, max_bytes=PLACE_BYTES))
+        lines += [f"| {c.name} | {' | '.join(_allowed(c))} |" for c in (*site, *stream.columns)]
     lines += [
         "",
         "## schema_version and definitions",

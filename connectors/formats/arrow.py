@@ -19,7 +19,7 @@ import pyarrow as pa
 from connectors.formats import Block, FormatError
 from connectors.formats.decoded import dead_letter, finish, wanted
 from pipelines.model import Decoded
-from pipelines.records import check
+from pipelines.records import Refused, check, check_record
 from pipelines.streams import Stream
 
 MAGIC: Final = b"ARROW1"
@@ -71,7 +71,7 @@ class ArrowIpc:
                     continue
                 near = difflib.get_close_matches(name, schema.names, 1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise FormatError(f"column {name!r} is missing; the file has {', '.join(schema.names)}.{hint}")
+                raise FormatError(f"column {name!r} is missing; there are {', '.join(schema.names)}.{hint}")
             found = schema.field(name).type
             values = found.value_type if pa.types.is_dictionary(found) else found
             text = pa.types.is_string(values) or pa.types.is_large_string(values) or pa.types.is_string_view(values)
@@ -84,12 +84,14 @@ class ArrowIpc:
         given = pl.DataFrame() if isinstance(block.payload, bytes) else block.payload
         frame = _typed(given, self.stream, block.first)
         good, bad = check(frame, self.stream)
-        refused = tuple(
-            dead_letter(source, block.first + row, self.stream, verdict, str(given.row(row, named=True)).encode())
-            for row, verdict in sorted(bad.items())
-        )
+        refused = []
+        for row, verdict in sorted(bad.items()):
+            record = given.row(row, named=True)
+            if pl.UInt64 in given.dtypes and isinstance(told := check_record(record, self.stream), Refused):
+                verdict = told  # with the number that was sent, which `frame` cannot hold
+            refused.append(dead_letter(source, block.first + row, self.stream, verdict, str(record).encode()))
         following = block.first + given.height
-        return Decoded(source, self.stream.name, finish(good, self.stream), refused, following, given.height)
+        return Decoded(source, self.stream.name, finish(good, self.stream), tuple(refused), following, given.height)
 
 
 def _gathered(frames: Iterator[pl.DataFrame], rows: int) -> Iterator[pl.DataFrame]:

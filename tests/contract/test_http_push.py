@@ -264,7 +264,21 @@ def test_unknown_streams_types_and_encodings(server: Server) -> None:
         problem(server.post(ndjson(event()), **{"Content-Type": media}), 415)
     for encoding in ("br", "gzip, gzip", "x"):
         assert "gzip" in problem(server.post(ndjson(event()), Content_Encoding=encoding), 415)
-    assert server.post(ndjson(event()), **{"Content-Type": "application/X-NDJSON; charset=utf-8"}).status_code == 202
+    for charset in ("utf-8", '"UTF-8"', "us-ascii"):
+        media = f"application/X-NDJSON; charset={charset}"
+        assert server.post(ndjson(event()), **{"Content-Type": media}).status_code == 202
+    utf16 = "application/x-ndjson;x=y; Charset = utf-16"
+    assert "'utf-16' is not taken" in problem(server.post(ndjson(event()), **{"Content-Type": utf16}), 415)
+
+
+def test_what_is_unknown_in_the_address_is_told(server: Server) -> None:
+    body = ndjson(event())
+    for query in ("sorce=vans", "source=vans&x=1", "source=vans&source=vans"):
+        assert "?source=NAME" in problem(server.post(body, stream=f"link?{query}"), 400)
+    problem(server.post(body, stream="link?x=1", secret="x"), 401)
+    assert "POST to /ingest/v1/link" in problem(server.post(body, stream="link/"), 404)
+    assert server.push.inputs() == []
+    assert server.post(body, stream="link?source=vans").status_code == 202
 
 
 def test_limits_are_413(server: Server) -> None:
@@ -346,9 +360,9 @@ def test_a_slow_body_is_408_and_does_not_hold_up_others(server: Server, monkeypa
         one.close()
 
 
-def slow(server: Server, rest: bytes) -> socket.socket:
+def slow(server: Server, rest: bytes, secret: str | None = None) -> socket.socket:
     one = socket.create_connection(("127.0.0.1", server.serving.port), timeout=10)
-    head = f"POST /ingest/v1/link HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.secret}\r\n"
+    head = f"POST /ingest/v1/link HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {secret or server.secret}\r\n"
     one.sendall(head.encode() + b"Content-Type: application/x-ndjson\r\n" + rest)
     return one
 
@@ -358,21 +372,37 @@ def test_clients_that_leave_in_the_middle_of_a_body(server: Server) -> None:
         slow(server, b"Content-Length: 1000\r\n\r\n{").close()
     time.sleep(0.2)
     assert server.post(ndjson(event())).status_code == 202
-    assert server.push._waiting == server.push._waiting_bytes == 0
+    assert server.push._waiting.total() == server.push._waiting_bytes.total() == 0
 
 
 def test_more_than_can_be_under_way_is_429(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_push, "MAX_WAITING", 3)
-    sockets = [slow(server, b"Content-Length: 1000\r\n\r\n{") for _ in range(3)]
+    monkeypatch.setattr(http_push, "MAX_WAITING", 4)
+    others = [server.tokens.add(name, ["ingest:others"]) for name in ("a", "b")]
+    sockets = [slow(server, b"Content-Length: 1000\r\n\r\n{", secret) for secret in others for _ in range(2)]
     time.sleep(0.2)
     answer = server.post(ndjson(event()))
-    problem(answer, 429)
+    assert "the server has" in problem(answer, 429)
     assert answer.headers["retry-after"] == "1"
     for one in sockets:
         one.close()
     time.sleep(0.2)
-    monkeypatch.setattr(http_push, "MAX_WAITING_BYTES", 100)
-    problem(server.post(ndjson(event(), event())), 429)
+    assert server.post(ndjson(event())).status_code == 202
+
+
+def test_a_token_has_a_share_and_the_others_are_answered(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = server.tokens.add("other", ["ingest:other"])
+    sockets = [slow(server, b"Content-Length: 1000\r\n\r\n{") for _ in range(100)]
+    time.sleep(0.3)
+    assert server.push._waiting == {"vans0": http_push.MAX_WAITING // 2}
+    answer = server.post(ndjson(event()))
+    assert "the token 'vans0' has" in problem(answer, 429) and answer.headers["retry-after"] == "1"
+    assert server.post(ndjson(event()), secret=other).status_code == 202
+    assert server.push.refused["push:vans:link"] == 100 - http_push.MAX_WAITING // 2 + 1
+    for one in sockets:
+        one.close()
+    time.sleep(0.2)
+    monkeypatch.setattr(http_push, "MAX_WAITING_BYTES", 200)
+    assert "the token 'vans0' has" in problem(server.post(ndjson(event(), event())), 429)
     assert server.post(ndjson(event())).status_code == 202
 
 
@@ -404,6 +434,26 @@ def test_a_disk_that_is_full_is_503_and_nothing_is_taken(server: Server, monkeyp
     assert server.events().height == 1
     assert server.post(ndjson(event()), Idempotency_Key="k").status_code == 202
     assert server.events().height == 2
+
+
+@pytest.mark.parametrize("call", ["mkdir", "open", "pwrite", "fdatasync", "fsync"])
+def test_so_is_a_disk_that_is_full_before_the_first_push(
+    server: Server, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    real = getattr(os, call)
+
+    def full(*arguments: Any, **more: Any) -> Any:
+        if call != "open" or str(arguments[0]).endswith(".new"):
+            raise OSError(28, "No space left on device")
+        return real(*arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full)
+        answer = server.post(ndjson(event()), Idempotency_Key="k")
+    assert "disk" in problem(answer, 503) and answer.headers["retry-after"]
+    assert [p.name for p in server.folder.iterdir()] == ["tokens.json"] and server.made == server.push.inputs() == []
+    assert server.post(ndjson(event()), Idempotency_Key="k").status_code == 202
+    assert server.events().height == 1 and len(server.made) == 1
 
 
 # Idempotency -------------------------------------------------------------------------------------------------------------
@@ -591,6 +641,27 @@ def test_arrow_that_stands_for_more_than_it_is(server: Server) -> None:
     problem(server.post(as_file.getvalue(), **ARROW), 422)
 
 
+def test_arrow_that_is_not_one_whole_stream_is_refused(server: Server) -> None:
+    for options in (pa.ipc.IpcWriteOptions(), pa.ipc.IpcWriteOptions(use_legacy_format=True)):
+        whole = arrow(frame(3), options=options)
+        end = 4 if options.use_legacy_format else 8
+        assert "no end-of-stream marker" in problem(server.post(whole[:-end], **ARROW), 422)
+        problem(server.post(whole[:-1], **ARROW), 422)
+        assert "7 bytes follow" in problem(server.post(whole + b"garbage", **ARROW), 422)
+        assert f"{len(whole)} bytes follow" in problem(server.post(whole + whole, **ARROW), 422)
+        assert server.push.inputs() == [] or options.use_legacy_format
+        assert server.post(whole, **ARROW).status_code == 202
+
+
+def test_a_number_beyond_64_bits_signed_is_told_as_it_was_sent(server: Server) -> None:
+    big = frame(2).with_columns(n=pl.Series([1, 2**64 - 1], dtype=pl.UInt64))
+    (error,) = server.post(arrow(big), **ARROW).json()["errors"]
+    assert error["record"] == 2 and error["detail"].startswith(f"n is {2**64 - 1}; allowed is 0 to 10000")
+    late = frame(2).with_columns(t=pl.Series([NOW, 2**63], dtype=pl.UInt64))
+    (error,) = server.post(arrow(late), **ARROW).json()["errors"]
+    assert error["detail"].startswith(f"t is {2**63}; ")
+
+
 def test_arrow_whose_offsets_lead_outside_is_refused(server: Server) -> None:
     """Every integer of a small stream replaced: whatever Arrow itself would follow ends in an answer."""
     body = arrow(frame(3).with_columns(pl.col("link").cast(pl.Categorical())))
@@ -699,9 +770,11 @@ def test_the_commands_of_the_page(server: Server, tmp_path: Path) -> None:
 def test_the_limits_of_the_page() -> None:
     page = (ROOT / "docs" / "push.md").read_text(encoding="utf-8")
     assert (push_body.MAX_BODY, push_body.MAX_CONTENT, http_push.MAX_WAITING_BYTES) == (8 << 20, 64 << 20, 64 << 20)
+    assert http_push.SHARE == 2
     told = (
         f"{push_body.MAX_FRAMES:,} gzip members", f"{push_body.MAX_RECORDS:,} lines or rows", f"nested {MAX_DEPTH} deep",
-        f"| {http_push.BODY_S:.0f} s | 408", f"| {http_push.MAX_WAITING}, and 64 MiB", f"Retry-After: {http_push.BUSY_S}`",
+        f"| {http_push.BODY_S:.0f} s | 408", f"| {http_push.MAX_WAITING}, and 64 MiB of bodies; of one token half of both |",
+        f"Retry-After: {http_push.BUSY_S}`",
         f"Retry-After: {http_push.FULL_S}`", f"the first {http_push.TOLD_ERRORS} ", f"the newest {MAX_ANSWERS:,} of",
         f"| Arrow columns | {MAX_COLUMNS:,} |",
     )  # fmt: skip

@@ -79,6 +79,15 @@ def test_killed_and_not_killed_are_equal(tmp_path: Path, undisturbed: Path) -> N
     assert kills[KILLED] >= 3 and found.compared > 50_000
 
 
+def test_tokens_that_cannot_be_used_are_told_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "tokens.json").write_text("{")
+    (tmp_path / "demo" / "tokens.json").chmod(0o600)
+    with up(*RUN, "--data", tmp_path) as running:
+        assert running.stderr is not None
+        assert "warning: pushes are refused" in running.stderr.readline()
+
+
 def test_on_a_server_that_goes_away_it_waits_and_goes_on(tmp_path: Path, undisturbed: Path) -> None:
     """The run is killed once, and the server once under it; the store is that of an undisturbed embedded run."""
     server = StandIn(tmp_path / "server")

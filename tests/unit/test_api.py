@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from dashboards.answers import Store, to_cursor
 from dashboards.page import SECURITY, read_page
-from dashboards.serve import CannotServe, PortBusy, Serving, listen, loopback, serve
+from dashboards.serve import CannotServe, PortBusy, Serving, listen, loopback, most_connections, serve
 from pipelines.problem import Problem
 from tests.unit.dashboard_fakes import (
     DISTRICTS,
@@ -372,8 +372,8 @@ def test_static_files_are_revalidated(full: Fixture) -> None:
 
 
 @contextlib.contextmanager
-def served(f: Fixture) -> Iterator[Serving]:
-    running = serve(f.app, "127.0.0.1", 0)
+def served(f: Fixture, **more: Any) -> Iterator[Serving]:
+    running = serve(f.app, "127.0.0.1", 0, **more)
     try:
         yield running
     finally:
@@ -454,6 +454,94 @@ def test_too_many_clients_are_told_so() -> None:
         for client in clients:
             client.close()
         wait_for(lambda: f.board.ring.clients == 0)
+
+
+def until_closed(client: socket.socket) -> tuple[bytes, float]:
+    """What a connection still brings, and the seconds until the server closes it."""
+    client.settimeout(20)
+    began, out = time.monotonic(), b""
+    with contextlib.suppress(ConnectionResetError):
+        while more := client.recv(65536):
+            out += more
+    client.close()
+    return out, time.monotonic() - began
+
+
+ASK = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+HALVES = (b"", b"GET /healthz HTT", ASK[:-2])
+BEHIND = (ASK + b"GET", ASK + b"\r\n", ASK[:-2] + b"Content-Length: 1000\r\n\r\nx")
+
+
+@pytest.mark.parametrize(
+    ("sent", "trickles"), [*((x, False) for x in HALVES), *((x, True) for x in (*HALVES, *BEHIND))]
+)
+def test_a_request_whose_head_does_not_end_is_closed(sent: bytes, trickles: bool) -> None:
+    """Silent, or with a byte now and then: neither goes on for ever."""
+    with served(city(), head_s=0.5) as running:
+        client = socket.create_connection(("127.0.0.1", running.port))
+        client.sendall(sent)
+        stop = threading.Event()
+
+        def trickle() -> None:
+            with contextlib.suppress(OSError):
+                while not stop.wait(0.1) and trickles:
+                    client.sendall(b"X")
+
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        _, took = until_closed(client)
+        stop.set()
+        thread.join()
+        assert took < 4
+        assert httpx.get(f"{running.url}healthz", timeout=5).status_code == 200
+
+
+def test_a_slow_answer_and_a_used_connection_outlive_the_time_of_a_head() -> None:
+    f = city(heartbeat_s=0.2)
+    f.step([reading()])
+    with served(f, head_s=0.3) as running, httpx.Client(base_url=running.url, timeout=10) as client:
+        with client.stream("GET", "/api/v1/stream") as response:
+            lines, began = response.iter_lines(), time.monotonic()
+            while time.monotonic() - began < 1:
+                read_until(lines, "hb")
+        raw = socket.create_connection(("127.0.0.1", running.port))
+        for _ in range(4):
+            raw.sendall(ASK[:9])
+            time.sleep(0.15)
+            raw.sendall(ASK[9:])
+            answer = b""
+            while not answer.endswith(b"}"):
+                answer += raw.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 200")
+        raw.close()
+
+
+def test_connections_beyond_the_bound_are_refused_and_others_answered_afterwards() -> None:
+    f = city()
+    with served(f, most=20) as running:
+        clients = [socket.create_connection(("127.0.0.1", running.port)) for _ in range(200)]
+        told = [until_closed(client)[0] for client in clients[20:]]
+        assert all(x.startswith(b"HTTP/1.1 503 ") and b"20 connections are open" in x for x in told if x)
+        assert sum(map(bool, told)) > 100
+        assert b"\ncitybrain_http_connections_refused_total 180.0\n" in f.metrics.exposition("")[0]
+        for client in clients[:20]:
+            client.close()
+        wait_for(lambda: httpx.get(f"{running.url}healthz", timeout=5).status_code == 200)
+
+
+def test_with_few_files_there_are_few_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    soft = {"now": (256, 4096)}
+    monkeypatch.setattr("dashboards.serve.resource.getrlimit", lambda _: soft["now"])
+    monkeypatch.setattr("dashboards.serve.resource.setrlimit", lambda _, both: soft.update(now=both))
+    assert most_connections() == 1000 and soft["now"] == (4096, 4096)
+    soft["now"] = (1024, 1024)
+    assert most_connections() == 512 and soft["now"] == (1024, 1024)
+    soft["now"] = (256, -1)
+    assert most_connections() == 1000 and soft["now"] == (8192, -1)
+    soft["now"] = (20_000, 20_000)
+    assert most_connections() == 1000 and soft["now"] == (20_000, 20_000)
 
 
 def test_two_hundred_clients_that_stop_reading_cost_little_and_hold_nobody_up() -> None:

@@ -108,7 +108,7 @@ def made(store: Path, steps: int = 5) -> Path:
     (store / "epoch").write_text("1")
     (store / "delivery").mkdir()
     (store / "delivery" / "a.journal").write_bytes(b"1\n2\n")
-    (store / "tokens.json").write_text("{}")
+    (store / "tokens.json").write_text('{"version": 1, "tokens": []}')
     (store / "tokens.json").chmod(0o600)
     return store
 

@@ -81,5 +81,9 @@ def test_the_data_model_page_names_every_column() -> None:
         section = page.split(f"## {table.name}\n")[1].split("\n## ")[0]
         for field in table.fields:
             assert f"| {field.name} | " in section
+    for stream in STREAMS:
+        section = page.split(f"\n### {stream.name}\n")[1].split("\n#")[0]
+        for name in ("t", stream.place, *(c.name for c in stream.columns)):
+            assert f"\n| {name} | " in section
     assert "| value | Float64 | yes |" in page
     assert page == render_data_model((BANDS,), STREAMS)

@@ -186,6 +186,15 @@ def test_a_damaged_epoch(store: Path) -> None:
     assert doctor(store, code=0) == []
 
 
+def test_damaged_tokens(store: Path) -> None:
+    (store / "tokens.json").write_text('{"version": 1, "tok')
+    (store / "tokens.json").chmod(0o600)
+    (line,) = doctor(store)
+    assert line.startswith(f"FAIL  tokens: {store}/tokens.json is not understood")
+    repaired(line)
+    assert doctor(store, code=0) == []
+
+
 def test_the_file_city(store: Path) -> None:
     (store / "city").unlink()
     (line,) = doctor(store)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -74,13 +75,28 @@ def test_a_file_that_others_may_use_is_refused(tokens: Tokens, mode: int) -> Non
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"version":9,"tokens":[]}', '{"version":1,"tokens":[{"name":"x"}]}']
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"version":9,"tokens":[]}',
+        '{"version":1,"tokens":[{"name":"x"}]}',
+        '{"version":1,"tokens":[{"name":"x","sha256":"\u00e9","scopes":[]}]}',
+        '{"version":1,"tokens":[{"name":"x","sha256":"%s","scopes":"read"}]}' % ("0" * 64),
+    ],
 )
 def test_a_file_that_is_not_understood_is_refused(tokens: Tokens, content: str) -> None:
     tokens.path.write_text(content)
     tokens.path.chmod(0o600)
-    with pytest.raises(TokenError, match=re.escape(str(tokens.path))):
-        tokens.all()
+    with pytest.raises(TokenError, match=re.escape(str(tokens.path))) as refused:
+        tokens.find("x")
+    # What it says to do works.
+    commands = re.findall(r"`(.*?)`", str(refused.value))
+    assert commands[1:] == ["citybrain token add"]
+    subprocess.run(commands[0], shell=True, check=True)
+    assert tokens.find(tokens.add("a", ["read"])) is not None
+    assert tokens.path.with_suffix(".json.damaged").read_text() == content
 
 
 @pytest.mark.parametrize(
@@ -104,10 +120,16 @@ def test_the_command(tmp_path: Path) -> None:
     def run(*arguments: str) -> str:
         done = CliRunner().invoke(app, ["token", *arguments, "--data", str(tmp_path)], catch_exceptions=False)
         assert done.exit_code == 0, done.output
-        return done.output
+        said.append(done.stderr)
+        return done.stdout
 
+    said: list[str] = []
+    assert run("list") == "" and not (tmp_path / "demo").exists()
     secret = run("add", "buses", "--scope", "ingest:buses", "--scope", "read").strip()
     tokens = Tokens(tmp_path / "demo")
     assert tokens.path == tmp_path / "demo" / FILE and tokens.find(secret) is not None
+    assert f"for {tmp_path}/demo (a new folder);" in said[-1]
+    run("add", "other", "--scope", "read")
+    assert f"for {tmp_path}/demo; " in said[-1] and run("remove", "other")
     assert run("list") == "buses\tingest:buses read\n"
     assert run("remove", "buses") == "removed buses\n" and run("list") == ""
