@@ -4,13 +4,16 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin
+# Flink and Beam want older versions of some packages; jobs and their tests have an environment of their own.
+ENGINES := .venv-engines
 
 .PHONY: run test test-server check fix bench oracle crash clean
 run: $(VENV)/.ready
 	@exec $(BIN)/citybrain up
 
-test: $(VENV)/.ready
+test: $(VENV)/.ready $(ENGINES)/.ready
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not crash'
+	$(ENGINES)/bin/python -m pytest -m 'not crash' tests/engines
 
 # The store's contract suite on a real ClickHouse server; it empties that database. The URL stays off the process list.
 test-server: export CITYBRAIN_SERVER := $(URL)
@@ -51,5 +54,14 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(BIN)/python -m tools.compile_ahead
 	@touch $@
 
+$(ENGINES)/.ready: pyproject.toml constraints-engines.txt
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or 3.12 found; name one: make PYTHON=/path/to/python3.12 test" >&2; exit 1; }
+	@echo "setting up $(ENGINES) once; this takes a few minutes"
+	@$(PYTHON) -m venv $(ENGINES)
+	@$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-engines.txt setuptools wheel
+	@$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-engines.txt -e '.[dev,flink]'
+	@$(ENGINES)/bin/python -m tools.compile_ahead
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf $(VENV) $(ENGINES) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

@@ -214,11 +214,12 @@ def explain(
     name: Annotated[str, typer.Argument(help="An indicator id or the name of a rule.")],
     city: CityName = None,
     url: Annotated[str, typer.Option(help="A running citybrain to ask for current values.")] = "http://127.0.0.1:8080",
+    sql: Annotated[bool, typer.Option("--sql", help="The Flink SQL of its rollup instead.")] = False,
 ) -> None:
     """An indicator or rule: definition, worked case, and its current value when a citybrain runs at --url."""
-    from commands.look import explain_text
+    from commands.look import explain_text, sql_text
 
-    sys.stdout.write(explain_text(name, city or "demo", url))
+    sys.stdout.write(sql_text(name, city or "demo") if sql else explain_text(name, city or "demo", url))
 
 
 @app.command()

@@ -72,6 +72,19 @@ def check_rules(city: City, indicators: Sequence[Indicator]) -> None:
             )
 
 
+def sql_text(name: str, city_name: str) -> str:
+    """The Flink SQL of the rollup that an indicator is made of."""
+    from pipelines.engines.flink_job import Job
+
+    city = city_of(city_name)
+    found = catalogue.indicator(name, catalogue.for_city(city))
+    if not isinstance(found.kind, Panes):
+        raise UserError(
+            f"{name} has no SQL: it is no rollup of a stream but made by the brain, of {', '.join(found.inputs) or 'cases'}"
+        )
+    return Job(city.id, [found.kind.rollup], {"bootstrap.servers": "kafka:9092"}).text()
+
+
 def explain_text(name: str, city_name: str, url: str) -> str:
     """An indicator or a rule, and what a running citybrain says of it now."""
     city = city_of(city_name)

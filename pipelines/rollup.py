@@ -16,6 +16,10 @@ from pipelines.streams import DAY_MS, Int, Stream
 PACK = 1 << 42
 """`first` and `last` are min and max of (t - pane_start) * PACK + (value - range minimum) (rule 14)."""
 LONGEST_PACKED_PANE_MS = 900_000
+OWN = frozenset(
+    ("rollup", "frame", "place", "pane_start", "bucket", "n", "as_of", "late", "part", "off", "step", "t", "wm")
+)
+"""Columns that a row has beside its measures (rules 15, 31)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,10 @@ class Rollup:
         names = [m.name for m in self.measures]
         if len(set(names)) != len(names):
             raise ValueError(f"rollup {self.name!r}: a measure name appears twice in {names}")
+        if taken := OWN.intersection(names) | ({self.stream.place} & set(names)):
+            raise ValueError(
+                f"rollup {self.name!r}: {sorted(taken)} cannot be measures; rows have columns of that name"
+            )
         nodes = [x for m in self.measures for x in (m.of, m.where)] + [self.where]
         if self.histogram is not None:
             nodes.append(self.histogram.of)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
@@ -14,8 +15,10 @@ from connectors.formats.lines import MAX_LINE, count_lines
 from connectors.formats.scan import FLAG, INTEGER, PLACES, REMEMBERED, TEXT, WORD, Int64s, Mask, Words, scan
 from pipelines.streams import Stream
 
+Bytes = npt.NDArray[np.uint8]
 PAD: Final = b"\n" * (2 * WORD)
 """What follows the payload, so that a word may be read at any of its bytes."""
+VIEWS: Final = int(pa.__version__.partition(".")[0]) >= 18
 KINDS: Final = {"int": INTEGER, "text": TEXT, "flag": FLAG}
 
 
@@ -96,12 +99,29 @@ def _integer_column(values: Int64s, present: Mask | None) -> pl.Series:
 
 
 def _text_column(views: Words, present: Mask | None, text: bytes) -> pl.Series:
-    """A column of Arrow string views, which refer to `text`."""
+    """A column of Arrow string views, which refer to `text`; copied where pyarrow cannot take views (Flink's, 16)."""
     valid = None
     if present is not None and not present.all():
         valid = pa.py_buffer(np.packbits(present, bitorder="little"))
-    buffers = [valid, pa.py_buffer(views), pa.py_buffer(text)]
-    return _series(pa.Array.from_buffers(pa.string_view(), len(views), buffers))
+    if VIEWS:
+        buffers = [valid, pa.py_buffer(views), pa.py_buffer(text)]
+        return _series(pa.Array.from_buffers(pa.string_view(), len(views), buffers))
+    offsets, copied = _copied(views, text)
+    buffers = [valid, pa.py_buffer(offsets), pa.py_buffer(copied)]
+    return _series(pa.Array.from_buffers(pa.large_string(), len(views), buffers))
+
+
+def _copied(views: Words, text: bytes) -> tuple[Int64s, Bytes]:
+    """The texts of string views one behind the other, and where each begins. A view is its length, then up to 12 bytes
+    of text, or four of them, a buffer's number, and the place in it (Arrow columnar format, variable-size binary view)."""
+    halves = np.ascontiguousarray(views).view("<i4").reshape(-1, 4)
+    lengths = halves[:, 0].astype(np.int64)
+    inline = 16 * np.arange(len(views)) + 4
+    begins = np.where(lengths <= 12, inline, 16 * len(views) + halves[:, 3])
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    all_bytes = np.concatenate([halves.view(np.uint8).ravel(), np.frombuffer(text, np.uint8)])
+    places = np.repeat(begins - offsets[:-1], lengths) + np.arange(offsets[-1])
+    return offsets, all_bytes[places]
 
 
 def _series(array: Any) -> pl.Series:

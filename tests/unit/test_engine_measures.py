@@ -52,3 +52,9 @@ def test_measures_of_a_group(cut: int) -> None:
         "all": 4, "heavy": 2, "total": 7, "least": -4, "most": 9, "opened": 5 + 1000, "closed": 59_999 * PACK + 9 + 1000,
         "n": 4, "as_of": 59_999,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["part", "n", "late", "frame"])
+def test_a_measure_may_not_be_called_as_a_column_that_rows_have(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"\['{name}'\] cannot be measures"):
+        Rollup("every", DEMO, 60_000, (Measure(name, "count"),))

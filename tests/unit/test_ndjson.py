@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from connectors.formats import Block, scan
+from connectors.formats import Block, scan, scanned
 from connectors.formats.ndjson import Judge, Ndjson, decode_fast, decode_reference
 from connectors.formats.scanned import Scanner
 from pipelines.model import Decoded
@@ -217,8 +217,11 @@ def many(stream: Stream, lines: int, seed: int, bad: float) -> bytes:
     return b"\n".join(out) + b"\n"
 
 
+@pytest.mark.parametrize("views", [True, False], ids=["views", "copied"])
 @pytest.mark.parametrize("stream", STREAMS, ids=lambda s: s.name)
-def test_long_blocks_agree(stream: Stream) -> None:
+def test_long_blocks_agree(stream: Stream, views: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where pyarrow cannot take string views."""
+    monkeypatch.setattr("connectors.formats.scanned.VIEWS", views and scanned.VIEWS)
     payload = many(stream, 1200, 7, 0.04)
     slow = decode_reference(Block(5, payload), stream, "f")
     assert slow.events.height > 1000

@@ -1,0 +1,52 @@
+"""The canonical log as bytes: one JSON object a record, integers as they are kept, the stamps of rule 7 beside them.
+
+`{"t": 1772409600282, "wm": 1772409540000, "late": false, "id": 123, "link": "l0301", "tt_ms": 98273, "n": 19}`; a tick has
+`wm` alone. `wm` is null before there is one. A record's partition and offset are its `part` and `off`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import polars as pl
+
+from pipelines.model import NEVER, PlaceRegistry, Stamped
+from pipelines.streams import Stream, Text
+
+TICK_FIELDS: Final = ("wm",)
+
+
+def topic(city: str, stream: str) -> str:
+    """The topic of a stream's canonical log."""
+    return f"events.{city}.{stream}"
+
+
+def part_of(topic_: str, partition: int) -> str:
+    """What the rows of a partition call it (rule 7: it contains the source's identity)."""
+    return f"{topic_}/{partition}"
+
+
+def schema_of(stream: Stream) -> dict[str, Any]:
+    """The fields of a record."""
+    columns = {c.name: pl.String if isinstance(c, Text) else pl.Int64 for c in stream.columns}
+    return {"t": pl.Int64, "wm": pl.Int64, "late": pl.Boolean, "id": pl.UInt64, stream.place: pl.String, **columns}
+
+
+def encoded(block: Stamped, stream: Stream, places: PlaceRegistry) -> list[bytes]:
+    """The records of a block, in order."""
+    if block.events is None:
+        return [b'{"wm":%d}' % block.last_wm] if block.last_wm > NEVER else []
+    ids = pl.Series(places.ids, dtype=pl.String)
+    wm = pl.when(pl.col("wm") > NEVER).then(pl.col("wm"))
+    named = block.events.with_columns(wm.alias("wm"), pl.lit(ids).gather(pl.col("place")).alias(stream.place))
+    return named.select(*schema_of(stream)).write_ndjson().encode().splitlines()
+
+
+def decoded(records: Sequence[bytes], offsets: Sequence[int], stream: Stream) -> pl.DataFrame:
+    """A run of records of one partition with its `off`; ticks have a null `t`. Raises pl.exceptions.ComputeError for what
+    is no record."""
+    frame = pl.read_ndjson(b"\n".join(records), schema=schema_of(stream))
+    if len(frame) != len(offsets):
+        raise pl.exceptions.ComputeError(f"{len(offsets)} records of {stream.name} make {len(frame)} events")
+    return frame.with_columns(pl.Series("off", offsets, dtype=pl.Int64), pl.col("wm").fill_null(NEVER))

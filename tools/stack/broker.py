@@ -1,0 +1,111 @@
+"""A real Kafka broker (one node, KRaft) on loopback, as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Final
+
+from pipelines.engines.jars import jars
+from pipelines.engines.java import java_home
+
+QUIET: Final = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
+READY_S: Final = 60.0
+PROPERTIES: Final = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+log.dirs={logs}
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+auto.create.topics.enable=false
+message.max.bytes=8388608
+"""
+
+
+class Broker:
+    """Started with `start`; killed, stopped and started again on the same port and data."""
+
+    def __init__(self, folder: Path, port: int | None = None, heap_mb: int = 512) -> None:
+        self.folder, self.heap_mb = folder, heap_mb
+        self.port, controller = port or free_port(), free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._settings = folder / "server.properties"
+        self._settings.write_text(PROPERTIES.format(port=self.port, controller=controller, logs=folder / "logs"))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Returns when it takes connections and knows its own topics."""
+        if not (self.folder / "logs" / "meta.properties").exists():
+            done = subprocess.run(
+                self._java("kafka.tools.StorageTool", "format", "-t", "Y2l0eWJyYWluLXN0YWNrLQ", "-c", self._settings),
+                capture_output=True, text=True,
+            )  # fmt: skip
+            if done.returncode:
+                raise RuntimeError(f"the broker's folder {self.folder} cannot be set up: {done.stderr[-500:]}")
+        with (self.folder / "broker.log").open("ab") as log:
+            self._process = subprocess.Popen(self._java("kafka.Kafka", self._settings), stdout=log, stderr=log)
+        ends = time.monotonic() + READY_S
+        while not answers(self.address):
+            if self._process.poll() is not None or time.monotonic() > ends:
+                self.end()
+                raise RuntimeError(f"the Kafka broker does not start; see {self.folder / 'broker.log'}")
+            time.sleep(0.1)
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        """SIGTERM for an orderly end, SIGKILL for none; returns when it is gone."""
+        if self._process is not None:
+            self._process.send_signal(number)
+            try:
+                self._process.wait(30)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait(10)
+            self._process = None
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    def _java(self, main: str, *arguments: object) -> list[str]:
+        options = [f"-Xmx{self.heap_mb}m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", QUIET]
+        path = os.pathsep.join(str(p) for p in jars("kafka"))
+        return [str(java_home() / "bin" / "java"), *options, "-cp", path, main, *map(str, arguments)]
+
+
+def answers(address: str) -> bool:
+    """Whether a broker there answers a request for its topics."""
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import AdminClient
+
+    host, _, port = address.rpartition(":")
+    with socket.socket() as sock:
+        sock.settimeout(1)
+        if sock.connect_ex((host, int(port))):
+            return False
+    try:
+        AdminClient({"bootstrap.servers": address, "log_level": 0}).list_topics(timeout=5)
+    except KafkaException:
+        return False
+    return True
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
