@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +9,6 @@ from typing import Final
 
 from pipelines import spool_segment as segments
 from pipelines.spool_segment import LOST, SUFFIX, Answer, Segment, SpoolDamaged
-
-log = logging.getLogger(__name__)
 
 AFTER_LOST: Final = 10**12
 """How far record numbers jump behind a last file whose records are lost: no number is given twice."""
@@ -63,7 +60,6 @@ def _recovered(path: Path, last: bool, source: str, stream: str, remember: Remem
                 f"{path}: {rest} bytes behind byte {segment.length} were cut off, "
                 "the rest of an append that was never acknowledged"
             )
-            log.warning("%s", note)
         # What a killed process had written may be in the page cache only.
         segments.sync(fd)
         segments.write_mark(fd, segment.length)

@@ -22,6 +22,7 @@ import orjson
 
 from sinks.backup_writer import Freezes, Report, back_up, free_target, remove_partials, tell, write_backup
 from sinks.errors import StoreError
+from sinks.failures import disk_full
 from sinks.frozen import REQUESTS, sweep
 from sinks.lock import holder
 
@@ -124,9 +125,8 @@ def ask(store: Path, target: Path, show: Callable[[int, int], None], patience_s:
         draft.write_bytes(orjson.dumps({"folder": str(target.absolute())}))
         draft.rename(request)
     except OSError as error:
-        raise StoreError(
-            f"no backup can be asked for in {folder}: {error}; use the account that runs citybrain"
-        ) from error
+        todo = "free some space" if disk_full(error) else "use the account that runs citybrain"
+        raise StoreError(f"no backup can be asked for in {folder}: {error}; {todo}") from error
     give_up, look = time.monotonic() + patience_s, 0.0
     gone = False
     try:
