@@ -195,7 +195,7 @@ def test_concurrent_appends_share_fsyncs_and_get_numbers_of_their_own(
     def slow(fd: int) -> None:
         nonlocal syncs
         syncs += 1
-        threading.Event().wait(0.005)
+        threading.Event().wait(0.03)
         real(fd)
 
     monkeypatch.setattr(segments, "sync", slow)
