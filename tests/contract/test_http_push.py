@@ -350,11 +350,11 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 
 def test_a_slow_body_is_408_and_does_not_hold_up_others(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_push, "BODY_S", 0.5)
+    monkeypatch.setattr(http_push, "BODY_S", 2.0)
     sockets = [slow(server, b"Content-Length: 1000\r\n\r\n{") for _ in range(20)]
     began = time.monotonic()
     assert server.post(ndjson(event())).status_code == 202
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 2.0
     for one in sockets:
         assert b"408" in one.recv(4096).split(b"\r\n")[0]
         one.close()
