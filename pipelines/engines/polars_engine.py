@@ -89,7 +89,7 @@ class PolarsEngine:
     """One stream's rollups over its canonical partitions; see `pipelines.model.Engine` for what it promises."""
 
     def __init__(self, rollups: Iterable[Rollup], parts: Iterable[str]) -> None:
-        self._grouped = [_Grouped(rollup) for rollup in rollups]
+        self._grouped = [Grouped(rollup) for rollup in rollups]
         self._wm = dict.fromkeys(parts, NEVER)
 
     @property
@@ -142,8 +142,9 @@ class PolarsEngine:
                 grouped.load(mine, [panes for _, panes in numbered(parts, f"panes/{grouped.rollup.name}/")])
 
 
-class _Grouped:
-    """One rollup: partial rows of the open panes, late rows and manifests not handed over yet."""
+class Grouped:
+    """One rollup: partial rows of the open panes, late rows and manifests not handed over yet. Places are whatever column
+    `place` of the events holds: codes here, names in a Beam worker."""
 
     def __init__(self, rollup: Rollup) -> None:
         self.rollup = rollup
@@ -156,7 +157,7 @@ class _Grouped:
         self.late: list[pl.DataFrame] = []
         self.counts: dict[int, int] = {}
         self.closed = NEVER
-        self.no_rows = _on_time(pl.DataFrame(schema=self.schema()))
+        self.no_rows = on_time_rows(pl.DataFrame(schema=self.schema()))
         self.fold = [combine(m, pl.col(m.name)).alias(m.name) for m in rollup.measures]
         self.fold += [pl.col("n").sum(), pl.col("as_of").max()]
         self.single = [per_event(m, rollup).alias(m.name) for m in rollup.measures]
@@ -224,7 +225,7 @@ class _Grouped:
         if ready and self.partials:
             grouped = self.merged()
             closing = pl.col("pane_start") + pane <= until
-            rows.append(_on_time(grouped.filter(closing)))
+            rows.append(on_time_rows(grouped.filter(closing)))
             self.partials = [grouped.filter(~closing)]
         manifests = NO_MANIFESTS
         if ready:
@@ -265,10 +266,10 @@ class _Grouped:
 
     def open_panes(self, watermark: int) -> Rows:
         """What is grouped so far in panes that are still open; nothing changes."""
-        return Rows(self.rollup.name, _on_time(self.merged()), NO_MANIFESTS, watermark)
+        return Rows(self.rollup.name, on_time_rows(self.merged()), NO_MANIFESTS, watermark)
 
 
-def _on_time(rows: pl.DataFrame) -> pl.DataFrame:
+def on_time_rows(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.with_columns(
         pl.lit(False).alias("late"), pl.lit("").alias("part"), pl.lit(-1, dtype=pl.Int64).alias("off")
     )
