@@ -26,7 +26,7 @@ def locked(path: Path) -> bool:
     """Whether some process holds the store (chDB keeps a flock on `status`)."""
     try:
         file = (path / "status").open("rb")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     with file:
         try:

@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -18,7 +18,6 @@ import polars as pl
 from tests.faults.processes import KILLED, run
 from tests.faults.test_up import START, up
 
-UNTIL = "2026-03-02T09:30:00+08:00"
 PLACE = "pushed-1"
 KILLS = 3
 LONGEST_S = 8.0
@@ -55,7 +54,8 @@ def pushed(folder: Path, lives: Sequence[float | str]) -> tuple[list[str], str]:
     secret = run(["citybrain", "token", "add", "vans", "--scope", "ingest:vans", "--data", folder]).out.split()[-1]
     at, rnd, first = port(), random.Random(5), int(datetime.fromisoformat(START).timestamp() * 1000)
     url, sent, acknowledged = f"http://127.0.0.1:{at}/ingest/v1/link", 0, 0
-    command = ("citybrain", "up", "--seed", 7, "--start", START, "--until", UNTIL, "--speed", 60, "--port", at)
+    until = datetime.fromisoformat(START) + timedelta(minutes=15 + 10 * len(lives))
+    command = ("citybrain", "up", "--seed", 7, "--start", START, "--until", until.isoformat(), "--speed", 60, "--port", at)
 
     def batch() -> bytes:
         nonlocal sent
