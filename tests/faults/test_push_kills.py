@@ -55,7 +55,20 @@ def pushed(folder: Path, lives: Sequence[float | str]) -> tuple[list[str], str]:
     at, rnd, first = port(), random.Random(5), int(datetime.fromisoformat(START).timestamp() * 1000)
     url, sent, acknowledged = f"http://127.0.0.1:{at}/ingest/v1/link", 0, 0
     until = datetime.fromisoformat(START) + timedelta(minutes=15 + 10 * len(lives))
-    command = ("citybrain", "up", "--seed", 7, "--start", START, "--until", until.isoformat(), "--speed", 60, "--port", at)
+    command = (
+        "citybrain",
+        "up",
+        "--seed",
+        7,
+        "--start",
+        START,
+        "--until",
+        until.isoformat(),
+        "--speed",
+        60,
+        "--port",
+        at,
+    )
 
     def batch() -> bytes:
         nonlocal sent
