@@ -7,14 +7,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import polars as pl
 
-from pipelines.model import NEVER, PlaceRegistry, Stamped
+from pipelines.model import NEVER
 from pipelines.streams import Stream, Text
-
-TICK_FIELDS: Final = ("wm",)
 
 
 def topic(city: str, stream: str) -> str:
@@ -31,16 +29,6 @@ def schema_of(stream: Stream) -> dict[str, Any]:
     """The fields of a record."""
     columns = {c.name: pl.String if isinstance(c, Text) else pl.Int64 for c in stream.columns}
     return {"t": pl.Int64, "wm": pl.Int64, "late": pl.Boolean, "id": pl.UInt64, stream.place: pl.String, **columns}
-
-
-def encoded(block: Stamped, stream: Stream, places: PlaceRegistry) -> list[bytes]:
-    """The records of a block, in order."""
-    if block.events is None:
-        return [b'{"wm":%d}' % block.last_wm] if block.last_wm > NEVER else []
-    ids = pl.Series(places.ids, dtype=pl.String)
-    wm = pl.when(pl.col("wm") > NEVER).then(pl.col("wm"))
-    named = block.events.with_columns(wm.alias("wm"), pl.lit(ids).gather(pl.col("place")).alias(stream.place))
-    return named.select(*schema_of(stream)).write_ndjson().encode().splitlines()
 
 
 def decoded(records: Sequence[bytes], offsets: Sequence[int], stream: Stream) -> pl.DataFrame:

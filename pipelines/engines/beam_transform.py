@@ -20,7 +20,6 @@ from apache_beam.utils.timestamp import Timestamp
 from pipelines.canonical import decoded
 from pipelines.engines.polars_engine import Grouped, on_time_rows
 from pipelines.engines.row_records import manifest_records, row_records
-from pipelines.model import NEVER
 from pipelines.rollup import Rollup
 
 FAN: Final = 4
@@ -51,7 +50,7 @@ class Partials(beam.DoFn):  # type: ignore[misc]
         if len(events):
             grouped.add(events, block.part)
         for (wm,) in frame.filter(pl.col("t").is_null()).select(pl.col("wm") // pane * pane).unique().iter_rows():
-            grouped.tick(max(wm, NEVER))
+            grouped.tick(wm)
         for late in grouped.late:
             yield from (beam.pvalue.TaggedOutput(LATE, record) for record in row_records(self.rollup, late))
         rows = {

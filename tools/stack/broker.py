@@ -78,10 +78,6 @@ class Broker:
                 self._process.wait(10)
             self._process = None
 
-    @property
-    def pid(self) -> int | None:
-        return None if self._process is None else self._process.pid
-
     def _java(self, main: str, *arguments: object) -> list[str]:
         options = [f"-Xmx{self.heap_mb}m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", QUIET]
         path = os.pathsep.join(str(p) for p in jars("kafka"))
