@@ -12,7 +12,7 @@ run: $(VENV)/.ready
 	@exec $(BIN)/citybrain up
 
 test: $(VENV)/.ready $(ENGINES)/.ready
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not crash'
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not crash and not oracle'
 	$(ENGINES)/bin/python -m pytest -m 'not crash' tests/engines
 
 # The store's contract suite on a real ClickHouse server; it empties that database. The URL stays off the process list.
@@ -36,8 +36,9 @@ fix: $(VENV)/.ready
 bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks
 
-# Every reading of whole files against a batch recomputation (make test compares parts of them).
+# Every reading of whole files against a batch recomputation, every generated episode (make test compares parts of them).
 oracle: $(VENV)/.ready
+	$(BIN)/python -m pytest -m oracle tests/conformance
 	$(BIN)/python -m tests.oracle
 
 # Every failpoint, kills at random, floods, small disks, recorded data (make test has a selection): an hour.

@@ -99,10 +99,12 @@ def city(config: Case) -> City:
 class Run:
     """One case: its expected log through the engine and the brain, a step whenever time passed a pane or an event came late."""
 
-    def __init__(self, case: Case, rnd: random.Random | None = None, forgetful: bool = False) -> None:
-        """`forgetful`: panes are evicted as soon as no coming window needs them, and read back from what was stored."""
+    def __init__(
+        self, case: Case, rnd: random.Random | None = None, share: float = 0.5, forgetful: bool = False
+    ) -> None:
+        """`rnd`: only this share of the steps, at random. `forgetful`: panes are evicted as soon as no coming window needs them, and read back from what was stored."""
         config = case["config"]
-        self.case, self.config, self.rnd = case, config, rnd
+        self.case, self.config, self.rnd, self.share = case, config, rnd, share
         self.registry = PlaceRegistry()
         self.parts = list(dict.fromkeys(i["part"] for i in config.get("inputs", {"a": {"part": "p0"}}).values()))
         self.engine = PolarsEngine([Rollup("demo", stream(config), PANE, DEMO_ROLLUP.measures)], self.parts)
@@ -150,7 +152,7 @@ class Run:
                 self.engine.add(Stamped("demo", part, None, record["off"], wm))
             watermark = min(latest.values())
             moved = watermark // PANE > before // PANE or record.get("late", False)
-            if watermark > NEVER and moved and (self.rnd is None or self.rnd.random() < 0.5):
+            if watermark > NEVER and moved and (self.rnd is None or self.rnd.random() < self.share):
                 self._flush()
                 self._step(watermark)
         self._flush()
