@@ -102,7 +102,8 @@ class Run:
     def __init__(
         self, case: Case, rnd: random.Random | None = None, share: float = 0.5, forgetful: bool = False
     ) -> None:
-        """`rnd`: only this share of the steps, at random. `forgetful`: panes are evicted as soon as no coming window needs them, and read back from what was stored."""
+        """`rnd`: only this share of the steps, at random. `forgetful`: panes are evicted as soon as no coming window
+        needs them, and read back from what was stored."""
         config = case["config"]
         self.case, self.config, self.rnd, self.share = case, config, rnd, share
         self.registry = PlaceRegistry()
