@@ -311,6 +311,50 @@ def doctor(
         raise typer.Exit(1)
 
 
+@app.command()
+def brain(
+    kafka: Annotated[str, typer.Option(help="Kafka's address, HOST:PORT[,HOST:PORT...].")],
+    city: CityName = None,
+    host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve on; 0 takes a free one.")] = 8080,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder of the store (default: the user's data folder).")
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option(help="A store on a server, http(s)://..., instead of the embedded one.")
+    ] = None,
+) -> None:
+    """The brain alone: readings, alerts and the page from what `ingest` and engine jobs send over Kafka. Ctrl-C ends it."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    from commands.second import refuse_second
+
+    if store is None:
+        refuse_second(city, data)
+    from commands.brain import run
+    from commands.live import Options
+
+    options = Options(city or "demo", 1.0, 0, host, port, data, store, None, None, STARTED)
+    run(options, {"bootstrap.servers": kafka}, stop)
+
+
+@app.command("run")
+def run_job(
+    kafka: Annotated[str, typer.Option(help="Kafka's address, HOST:PORT[,HOST:PORT...].")],
+    city: CityName = None,
+    engine: Annotated[str, typer.Option(help="`polars`, or `flink` in this process's own Java.")] = "polars",
+    parallelism: Annotated[int, typer.Option(min=1, help="Of a Flink job.")] = 1,
+) -> None:
+    """An engine job: groups the logs `events.<city>.*` into `rows.<city>` until Ctrl-C. For a Flink cluster see `submit`."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    from commands.jobs import run
+
+    run(city or "demo", kafka, engine, parallelism, stop)
+
+
 TokenName = Annotated[str, typer.Argument(help="Name of the token, e.g. of the system that uses it.")]
 
 

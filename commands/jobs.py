@@ -1,0 +1,43 @@
+"""`citybrain run`: an engine over the canonical logs of a city, from Kafka to Kafka."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Final
+
+from commands.inputs import UserError, city_of
+from connectors.kafka_log import LogLost, made
+from pipelines import catalogue
+from pipelines.transport import rows_topic
+
+ENGINES: Final = ("polars", "flink")
+
+
+def run(city_name: str, kafka: str, engine: str, parallelism: int, stop: threading.Event) -> None:
+    """Until `stop` is set, or the job fails."""
+    if engine not in ENGINES:
+        raise UserError(f"--engine {engine!r} is unknown; there are {', '.join(ENGINES)}")
+    city, client = city_of(city_name), {"bootstrap.servers": kafka}
+    rollups = catalogue.rollups(catalogue.for_city(city))
+    try:
+        made(client, [rows_topic(city.id)])
+    except LogLost as error:
+        raise UserError(str(error)) from None
+    print(
+        f"citybrain: {engine} groups {len(rollups)} rollups of {city.en}  (Ctrl-C ends it)", file=sys.stderr, flush=True
+    )
+    if engine == "polars":
+        from pipelines.engines.polars_job import run as group
+
+        written = group(city.id, rollups, client, stop)
+        print(f"citybrain: ended, {written:,} rows and manifests written", file=sys.stderr, flush=True)
+        return
+    from pipelines.engines.flink_job import Job, submitted
+
+    job = submitted(Job(city.id, rollups, client, parallelism=parallelism))
+    while not stop.wait(0.5):
+        status = job.get_job_client().get_job_status().result().name
+        if status in ("FAILED", "CANCELED", "FINISHED"):
+            raise RuntimeError(f"the Flink job ended: {status}")
+    job.get_job_client().cancel().result()
