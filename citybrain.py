@@ -355,6 +355,55 @@ def run_job(
     run(city or "demo", kafka, engine, parallelism, stop)
 
 
+@app.command()
+def submit(
+    flink: Annotated[str, typer.Option(help="The cluster: HOST:PORT of its REST interface.")],
+    city: CityName = None,
+    kafka: Annotated[
+        str | None, typer.Option(help="The brokers of canonical log and rows, HOST:PORT, several with commas.")
+    ] = None,
+    kafka_config: Annotated[
+        Path | None, typer.Option(help="File of name=value lines for the Kafka client, e.g. with its password.")
+    ] = None,
+    parallelism: Annotated[int, typer.Option(min=1, help="Task slots that the job takes.")] = 1,
+    savepoint: Annotated[str | None, typer.Option(help="Path of a savepoint to go on from.")] = None,
+    wheel: Annotated[
+        Path | None, typer.Option(help="Wheel whose catalogue is submitted (default: this installation's).")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of Flink's, NAME=VALUE (repeatable).")
+    ] = None,
+    stop_with_savepoint: Annotated[
+        str | None, typer.Option(metavar="JOB", help="Stops that job with a savepoint instead, and prints its path.")
+    ] = None,
+    savepoint_dir: Annotated[
+        str | None, typer.Option(help="Where the savepoint goes (default: as the cluster is configured).")
+    ] = None,
+) -> None:
+    """Puts the job of a city on a Flink cluster, or stops it with a savepoint. Prints one JSON object: the job's id, the
+    savepoint."""
+    import orjson
+
+    from commands.inputs import UserError
+    from commands.submit import Options, stop
+    from commands.submit import submit as run
+
+    if stop_with_savepoint is not None:
+        if kafka is not None or savepoint is not None:
+            raise UserError("--stop-with-savepoint ends a job; leave --kafka and --savepoint for the next submit")
+        said = stop(flink, stop_with_savepoint, savepoint_dir)
+    elif kafka is None or city is None:
+        raise UserError("name the city and its brokers: --city NAME --kafka HOST:PORT")
+    elif savepoint_dir is not None:
+        raise UserError(
+            "--savepoint-dir needs --stop-with-savepoint; to go on from a savepoint name it with --savepoint"
+        )
+    else:
+        options = Options(flink, city, kafka, kafka_config, parallelism, savepoint, wheel, tuple(set_ or ()))
+        said = run(options)
+    sys.stdout.write(orjson.dumps(said).decode() + "\n")
+
+
 TokenName = Annotated[str, typer.Argument(help="Name of the token, e.g. of the system that uses it.")]
 
 

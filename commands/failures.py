@@ -9,6 +9,10 @@ from connectors.tokens import TokenError
 from dashboards.serve import CannotServe
 from pipelines.catalogue import CatalogueError
 from pipelines.delivery import TooFar
+from pipelines.engines.flink_home import NoFlink
+from pipelines.engines.flink_rest import FlinkError
+from pipelines.engines.jars import JarError
+from pipelines.engines.java import NoJava
 from pipelines.epoch import DamagedEpoch
 from pipelines.journal import CheckpointError
 from pipelines.pack import PackError
@@ -34,4 +38,4 @@ WRONG = (
     FileNotFoundError,
     LookupError,
 )
-FAILED = (StoreError, DamagedEpoch, CheckpointError, SpoolDamaged, OSError)
+FAILED = (StoreError, DamagedEpoch, CheckpointError, SpoolDamaged, FlinkError, NoFlink, JarError, NoJava, OSError)
