@@ -8,6 +8,9 @@ from collections.abc import Iterable, Sequence
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from pipelines import canonical
+from tests.engines.logs import Log
+
 
 def create(address: str, topics: Iterable[tuple[str, int]]) -> None:
     """Topics with their partitions."""
@@ -23,6 +26,14 @@ def write(address: str, topic: str, partitions: Sequence[Sequence[bytes]]) -> No
             producer.produce(topic, record, partition=partition)
         producer.poll(0)
     assert producer.flush(60) == 0
+
+
+def sent(address: str, city: str, made: list[Log]) -> None:
+    """The logs, and an empty topic for the rows."""
+    topics = [(canonical.topic(city, log.stream.name), len(log.partitions)) for log in made]
+    create(address, [(f"rows.{city}", 1), *topics])
+    for log in made:
+        write(address, canonical.topic(city, log.stream.name), log.partitions)
 
 
 def read(address: str, topic: str, longest_s: float = 60) -> list[bytes]:
