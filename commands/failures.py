@@ -11,6 +11,7 @@ from pipelines.catalogue import CatalogueError
 from pipelines.delivery import TooFar
 from pipelines.epoch import DamagedEpoch
 from pipelines.journal import CheckpointError
+from pipelines.kafka_options import KafkaAddressError, KafkaFailed
 from pipelines.pack import PackError
 from pipelines.spool import SpoolOwned
 from pipelines.spool_segment import SpoolDamaged
@@ -28,10 +29,11 @@ WRONG = (
     NothingCompared,
     StoreOwned,
     SpoolOwned,
+    KafkaAddressError,
     TokenError,
     BackupRefused,
     PlaceTaken,
     FileNotFoundError,
     LookupError,
 )
-FAILED = (StoreError, DamagedEpoch, CheckpointError, SpoolDamaged, OSError)
+FAILED = (StoreError, DamagedEpoch, CheckpointError, SpoolDamaged, KafkaFailed, OSError)

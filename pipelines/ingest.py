@@ -147,6 +147,11 @@ class Ingest:
         self._live.tick(list(self.partitions.values()), now)
         return [self._tick(partition) for partition in self.partitions.values()]
 
+    def unread(self, ms: int, names: Iterable[str] | None = None) -> None:
+        """For so long these inputs (all) could not be read: what came meanwhile is to be read yet, so it was no silence."""
+        for feed in self.feeds.values() if names is None else map(self._feed, names):
+            feed.last += ms
+
     def close_at(self, until: int) -> list[Stamped]:
         """`--until`, and the end of a run for a remote engine: one last tick in every partition, not before `until`."""
         if self._files.wanted() is not None:

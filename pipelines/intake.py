@@ -116,14 +116,18 @@ class Intake:
         )
 
     # ------------------------------------------------------------ live sources
-    def poll(self, now: int, limits: Mapping[str, int] | None = None) -> int:
-        """Takes in what the sources have now, or what they had when a plan was made; returns how many records that were."""
+    def poll(self, now: int, limits: Mapping[str, int] | None = None, most: int | None = None) -> int:
+        """Takes in what the sources have now, or what they had when a plan was made; returns how many records that were.
+
+        `most`: of a source with so many records or more, the rest is left for the next call.
+        """
         self.now.at = now
         taken = 0
         for stream in self.streams.values():
             for name, source in stream.sources.items():
                 if isinstance(source, Limited):
                     source.limit = None if limits is None else limits[name]
+                already = taken
                 while limits is None or self.positions[name] < limits[name]:
                     decoded = source.read()
                     if decoded is None:
@@ -131,6 +135,8 @@ class Intake:
                     taken += decoded.records
                     self.positions[name] = decoded.next_position
                     stream.add(stream.ingest.push(decoded, now))
+                    if most is not None and taken - already >= most:
+                        break
         self.beats.append(["poll", now, dict(self.positions)])
         return taken
 
