@@ -151,7 +151,10 @@ def replay(
 def ingest(
     source: Annotated[
         list[str],
-        typer.Option(help="kafka://[USER@]HOST:PORT/TOPIC, simulator:, or a recorded file (repeatable)."),
+        typer.Option(
+            help="kafka://[USER@]HOST:PORT/TOPIC, http://HOST:PORT to listen for pushes, simulator:, or a recorded file "
+            "(repeatable)."
+        ),
     ],
     to: Annotated[str, typer.Option(help="The canonical log: kafka://[USER@]HOST:PORT/events.CITY.STREAM.")],
     format_: Annotated[
@@ -168,6 +171,10 @@ def ingest(
         str | None, typer.Option(help="Files: lets time go on to that instant after the last event.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the simulated city.")] = 1,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Pushes: folder of tokens and spools (default: the user's data folder)."),
+    ] = None,
 ) -> None:
     """Any source, checked and stamped once, onto the canonical log on Kafka. Ctrl-C ends it; started again it goes on.
     Prints one JSON object: what was received and accepted."""
@@ -184,7 +191,7 @@ def ingest(
     except ModuleNotFoundError as error:
         raise UserError(f"ingest needs the package {error.name}; pip install 'citybrain[kafka]'") from None
     ends = instant(until, "--until") if until else None
-    options = Options(tuple(source), to, id_, format_, map_, city, disorder, ends, seed)
+    options = Options(tuple(source), to, id_, format_, map_, city, disorder, ends, seed, data)
     sys.stdout.write(orjson.dumps(run(options, stop)).decode() + "\n")
 
 

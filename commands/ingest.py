@@ -50,9 +50,20 @@ def ingest(options: Options, stop: threading.Event) -> dict[str, Any]:
         return Cluster(Connection(kafka), stop.is_set)
 
     plan = planned(options, clusters, wall)
-    cluster, lost = clusters(plan.target), 0
+    try:
+        last = sessions(plan, clusters(plan.target), wall, stop, options.until)
+    finally:
+        plan.close()
+    return summary(plan, last.writer, time.perf_counter() - started)
+
+
+def sessions(
+    plan: Plan, cluster: Cluster, wall: Callable[[], int], stop: threading.Event, until: int | None
+) -> Session:
+    """One after the other, until one ends as it should; returns that."""
+    lost = 0
     while True:
-        session = Session(plan, cluster, wall, stop, options.until)
+        session = Session(plan, cluster, wall, stop, until)
         try:
             session.run()
         except Stopped:
@@ -75,7 +86,7 @@ def ingest(options: Options, stop: threading.Event) -> dict[str, Any]:
         finally:
             session.close()
         break
-    return summary(plan, session.writer, time.perf_counter() - started)
+    return session
 
 
 def summary(plan: Plan, writer: LogWriter | None, wall_s: float) -> dict[str, Any]:
@@ -138,7 +149,7 @@ class Session:
         self._sources = [source for source, _ in opened.sources]
         known = parts[f"stream/{plan.stream.name}/ingest"]["feeds"] if parts else None
         follows = parts and self._follows(parts, opened)
-        targets = self._targets(about.get("targets", {}), held, 1 + max(n for _, n in opened.sources))
+        targets = self._targets(about.get("targets", {}), held, 1 + max((n for _, n in opened.sources), default=0))
         names = [*targets]
         ours = [(source, names[n]) for source, n in opened.sources]
         given = [(s, part) for s, part in ours if known is None or follows or s.input in known]
@@ -239,6 +250,9 @@ class Session:
             if unread is None or unread:
                 writer.ingest.unread(now - before, unread)
             before = now
+            for source in self.plan.joining(writer.intake.positions) if self.plan.joining is not None else ():
+                writer.intake.attach(source, now)
+                self._sources.append(source)
             taken = writer.intake.poll(now, most=READ)
             if now - ticked >= TICK_MS:
                 writer.intake.tick(now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -39,6 +39,7 @@ class Options:
     disorder: str | None = None
     until: int | None = None
     seed: int = 1
+    data: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,9 @@ class Plan:
     open: Callable[[int], Opened] = field(repr=False)
     """Opens the sources; argument: where the run began (UTC ms)."""
     disorder_ms: int | None = None
+    joining: Callable[[Container[str]], list[Source]] | None = field(default=None, repr=False)
+    """Sources of inputs that came up and whose names are not among these."""
+    close: Callable[[], None] = field(default=lambda: None, repr=False)
 
 
 def planned(options: Options, clusters: Callable[[KafkaOptions], Cluster], clock: Callable[[], int]) -> Plan:
@@ -127,16 +131,20 @@ def planned(options: Options, clusters: Callable[[KafkaOptions], Cluster], clock
         case "simulator":
             id_, open_ = _id(options, "simulator"), _simulator(city, stream, options.seed, clock)
         case _:
-            raise UserError(f"--source {source!r} is unknown; write a file, {_ALLOWED}")
+            from commands.ingest_push import Pushes
+
+            id_ = _id(options, "push")
+            pushes = Pushes(source, city.id, stream, id_, options.data, clock)
+            return Plan(city, stream, target, id_, kind, True, pushes.opened, disorder_ms, pushes.joining, pushes.close)
     return Plan(city, stream, target, id_, kind, True, open_, disorder_ms)
 
 
-_ALLOWED: Final = "kafka://HOST:PORT/TOPIC or simulator:"
+_ALLOWED: Final = "kafka://HOST:PORT/TOPIC, http://HOST:PORT (where to listen for pushes) or simulator:"
 
 
 def kind_of(source: str) -> str:
     scheme, colon, _ = source.partition(":")
-    if scheme in ("kafka", "simulator") and colon:
+    if scheme in ("kafka", "http", "simulator") and colon:
         return scheme
     if "://" in source and scheme != "file":
         # Without what may be a secret.

@@ -61,7 +61,7 @@ class Ingest:
                 raise ValueError(f"input {source.name!r} of stream {stream.name!r} is declared twice")
             feed = self._made(source, start)
             self.partitions.setdefault(source.part, Partition(source.part)).feeds.append(feed)
-        if not self.feeds:
+        if not self.feeds and not live:
             raise ValueError(f"stream {stream.name!r} has no input; name at least one")
         self.counters = dict.fromkeys(COUNTERS, 0)
         self._live = LiveWatermark(bounds.disorder_ms, bounds.max_lag_ms, bounds.idle_timeout_ms)
@@ -77,7 +77,7 @@ class Ingest:
     @property
     def largest(self) -> int:
         """The largest M of the inputs."""
-        return max(feed.clock.m for feed in self.feeds.values())
+        return max((feed.clock.m for feed in self.feeds.values()), default=NEVER)
 
     def wanted(self) -> str | None:
         """Files: the input to read on from (rule 9); None when all have ended, and for live inputs."""
