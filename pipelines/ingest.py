@@ -48,9 +48,11 @@ class Ingest:
         configured: Iterable[str] = (),
         max_places: int = 100_000,
         start: int = 0,
+        unfed: Iterable[str] = (),
         **overrides: Unpack[Overrides],
     ) -> None:
-        """`configured`: the sites of the city pack, which get their codes first, in order. `start`: the run's clock."""
+        """`configured`: the sites of the city pack, which get their codes first, in order. `start`: the run's clock. `unfed`:
+        partitions of the log that are ours whether an input feeds them or not."""
         self.stream, self.live = stream, live
         self.bounds = bounds = Bounds.of(stream, overrides)
         self.places = Places(registry, configured, max_places)
@@ -61,7 +63,9 @@ class Ingest:
                 raise ValueError(f"input {source.name!r} of stream {stream.name!r} is declared twice")
             feed = self._made(source, start)
             self.partitions.setdefault(source.part, Partition(source.part)).feeds.append(feed)
-        if not self.feeds and not live:
+        for part in unfed:
+            self.partitions.setdefault(part, Partition(part))
+        if not self.partitions:
             raise ValueError(f"stream {stream.name!r} has no input; name at least one")
         self.counters = dict.fromkeys(COUNTERS, 0)
         self._live = LiveWatermark(bounds.disorder_ms, bounds.max_lag_ms, bounds.idle_timeout_ms)

@@ -31,7 +31,7 @@ from pipelines.rollup import Rollup
 from pipelines.state_records import StateRecords
 from pipelines.stream_run import Attached, StreamRun
 from pipelines.streams import MINUTE_MS, Stream
-from pipelines.watermark import Input, Partition
+from pipelines.watermark import Input
 
 ABOUT: Final = "about"
 """The part that says whose state it is and which partitions it writes."""
@@ -74,12 +74,9 @@ class LogStream(StreamRun):
         configured: Sequence[str],
     ) -> None:
         super().__init__(
-            stream, (), attached, registry, live=live, start=start, max_places=max_places, configured=configured
-        )
-        for part in parts:
-            self.ingest.partitions.setdefault(part, Partition(part))
-            self._wm.setdefault(part, NEVER)
-        self.parts = tuple(self._wm)
+            stream, (), attached, registry, live=live, start=start, max_places=max_places, configured=configured,
+            unfed=parts,
+        )  # fmt: skip
         self._later = parts[0]
         self._written: dict[str, list[bytes]] = {}
 

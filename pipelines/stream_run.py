@@ -35,14 +35,15 @@ class StreamRun:
         start: int,
         max_places: int,
         configured: Sequence[str],
+        unfed: Sequence[str] = (),
     ) -> None:
         self.stream, self.rollups, self.registry = stream, rollups, registry
         self.sources = {a.input.name: a.source for a in attached}
         self.ingest = Ingest(
             stream, [a.input for a in attached], live=live, registry=registry, configured=configured,
-            max_places=max_places, start=start,
+            max_places=max_places, start=start, unfed=unfed,
         )  # fmt: skip
-        self.parts = tuple(dict.fromkeys(a.input.part for a in attached))
+        self.parts = tuple(self.ingest.partitions)
         self.engine = PolarsEngine(rollups, self.parts)
         self.kept: list[Stamped] = []
         """Blocks of a lifecycle stream, which the brain reads itself (rule 17)."""
