@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from commands import ingest
+from commands import ingest_session
 from connectors import kafka
 from pipelines.log_writer import Records
 from sinks.kafka_log import KafkaLog
@@ -18,8 +18,8 @@ PACE_S = 0.03
 
 
 def main() -> None:
-    kafka.READ_MESSAGES = ingest.READ = 400
-    ingest.COMMIT_S = 0.05
+    kafka.READ_MESSAGES = ingest_session.READ = 400
+    ingest_session.COMMIT_S = 0.05
     commit = KafkaLog.commit
 
     def slowly(log: KafkaLog, runs: Sequence[Records]) -> None:
