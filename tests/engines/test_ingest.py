@@ -29,6 +29,7 @@ from pipelines.engines.polars_engine import PolarsEngine
 from pipelines.ingest import Ingest
 from pipelines.model import PlaceRegistry, Rows
 from pipelines.streams import LINK, MINUTE_MS
+from tests.engines.conftest import USERS
 from tests.engines.kafka import create, read
 from tests.engines.logs import blocks
 from tools.stack.broker import Broker, free_port
@@ -38,15 +39,11 @@ LOG = canonical.topic("demo", "link")
 CITY = city_of("demo")
 STREAMS = {s.name: s for s in catalogue.STREAMS}
 ROLLUPS = [r for r in catalogue.rollups(catalogue.CATALOGUE) if r.stream == LINK]
-USERS = {"reader": "right-secret"}
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    one = Broker(tmp_path_factory.mktemp("broker"), users=USERS)
-    one.start()
-    yield one
-    one.end()
+@pytest.fixture
+def broker(kafka_broker: Broker) -> Broker:
+    return kafka_broker
 
 
 @contextlib.contextmanager

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import orjson
 import pytest
 from confluent_kafka import Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, NewPartitions
 
 from connectors import kafka
+from connectors.formats import Block
 from connectors.formats.ndjson import Ndjson
 from connectors.kafka import KafkaSource, consumer_settings
 from pipelines.kafka_client import Cluster, Connection
@@ -25,12 +26,9 @@ from tools.stack.broker import Broker
 START = 1_772_409_600_000
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    one = Broker(tmp_path_factory.mktemp("broker"))
-    one.start()
-    yield one
-    one.end()
+@pytest.fixture
+def broker(kafka_broker: Broker) -> Broker:
+    return kafka_broker
 
 
 def line(n: int) -> bytes:
@@ -72,6 +70,7 @@ def test_contract(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     create(broker.address, [("contract", 1)])
     messages = [line(n) if n % 97 else b"broken" for n in range(2_000)]
     sent(broker.address, "contract", messages, transactions=130)
+    Ndjson(LINK).decode(Block(1, line(1)), "warm")  # what is compiled at first use takes its time
     sought = keeps_its_promises(lambda: source(broker.address, "contract"), 2_000)
     assert sought == 4
 
@@ -110,11 +109,11 @@ def test_messages(broker: Broker) -> None:
 
 
 def failed(one: KafkaSource, longest_s: float = 30) -> str:
-    """What it says when it gives up."""
+    """What it says when it gives up, without having read anything more."""
     ends = time.monotonic() + longest_s
     try:
         while time.monotonic() < ends:
-            one.read()
+            assert one.read() is None
             time.sleep(0.01)
     except KafkaFailed as error:
         return str(error)
@@ -163,14 +162,11 @@ def test_a_topic_that_was_made_again(broker: Broker, more: int, monkeypatch: pyt
 
 def test_more_partitions(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kafka, "LOOK_S", 0.2)
-    from confluent_kafka.admin import NewPartitions
-
     create(broker.address, [("grows", 1)])
     one = source(broker.address, "grows")
     assert one.read() is None
-    AdminClient({"bootstrap.servers": broker.address}).create_partitions([NewPartitions("grows", 3)])["grows"].result(
-        30
-    )
+    admin = AdminClient({"bootstrap.servers": broker.address})
+    admin.create_partitions([NewPartitions("grows", 3)])["grows"].result(30)
     assert "has 3 partitions now, 1 are read" in failed(one)
 
 
