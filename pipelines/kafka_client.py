@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -13,6 +14,8 @@ from confluent_kafka.admin import AdminClient
 from pipelines.kafka_options import KafkaFailed, KafkaOptions
 
 ASK_S: Final = 10.0
+PATIENCE_S: Final = 1.0
+"""A loss that is over so soon is not worth a word; nor is one before the cluster says why."""
 REFUSED: Final = frozenset({KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED})
 """Errors of a connection that no waiting mends."""
 LOST: Final = frozenset(
@@ -32,13 +35,18 @@ def say(text: str) -> None:
 
 
 class Connection:
-    """The state of one client's connection, as its callbacks tell it. A loss is said once, and so is its end."""
+    """The state of one client's connection, as its callbacks tell it. A loss that lasts is said once, and so is its end."""
 
     def __init__(self, options: KafkaOptions, said: Callable[[str], None] = say) -> None:
         self.options, self.say = options, said
-        self.lost = False
         self._refused: str | None = None
-        self._ever = False
+        self._ever = self._told = False
+        self._lost: tuple[float, str] | None = None
+        """Since when it is lost, and why."""
+
+    @property
+    def lost(self) -> bool:
+        return self._lost is not None
 
     def settings(self) -> dict[str, Any]:
         return {**self.options.client(), "error_cb": self.failed}
@@ -52,24 +60,26 @@ class Connection:
             self.gone(error.str())
 
     def gone(self, why: str) -> None:
-        if not self.lost:
-            self.lost = True
-            self.say(f"{self.options.servers} does not answer ({why}); waiting")
+        if self._lost is None:
+            self._lost = time.monotonic(), why
 
     def answered(self) -> None:
-        self._ever = True
-        if self.lost:
-            self.lost = False
+        self._ever, self._lost = True, None
+        if self._told:
+            self._told = False
             self.say(f"{self.options.servers} answers again")
 
     def check(self) -> None:
-        """Raises KafkaFailed where the cluster does not let this client in."""
+        """To be called while it is waited for. Raises KafkaFailed where the cluster does not let this client in."""
         if self._refused is not None:
             who = f" as user {self.options.user!r}" if self.options.user else ""
             raise KafkaFailed(
                 f"{self.options.servers} refuses the connection{who}: {self._refused}; look at user, password, mechanism and "
                 "certificates"
             )
+        if self._lost is not None and not self._told and time.monotonic() - self._lost[0] > PATIENCE_S:
+            self._told = True
+            self.say(f"{self.options.servers} does not answer ({self._lost[1]}); waiting")
 
 
 def refused(error: KafkaError, what: str) -> KafkaFailed:
@@ -118,7 +128,6 @@ class Cluster:
                 answer = question()
             except KafkaException as error:
                 self.admin.poll(0)
-                self.connection.check()
                 if not _waits(error.args[0]):
                     raise refused(error.args[0], what) from None
                 self.connection.gone(error.args[0].str())

@@ -13,6 +13,7 @@ from typing import Any, Final
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import ConfigResource, NewPartitions, NewTopic, OffsetSpec
 
+from pipelines.failpoints import reached
 from pipelines.kafka_client import FORBIDDEN, Cluster, Connection, Stopped, Topic, refused
 from pipelines.kafka_options import KafkaFailed
 from pipelines.log_writer import Records
@@ -79,9 +80,12 @@ class KafkaLog:
         producer, what = self._made(), f"a batch of {self.connection.options.shown} cannot be written"
         try:
             producer.begin_transaction()
+            reached("batch_begun")
             for run in runs:
                 self._produce(producer, run)
+            reached("batch_written")
             self._done(lambda: producer.commit_transaction(WAIT_S))
+            reached("batch_committed")
         except KafkaException as error:
             reason: KafkaError = error.args[0]
             if reason.code() in LASTING:
