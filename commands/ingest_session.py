@@ -176,7 +176,7 @@ class Session:
     def _free(self, mine: set[int], held: dict[bytes, bytes], wanted: int) -> dict[str, int]:
         """At least so many partitions that no ingest has; all that there are, for somebody must tick them (rule 8)."""
         name = self.plan.target.topic
-        topic = ensured(self.cluster, name, max(wanted, *mine, 1))
+        topic = ensured(self.cluster, name, max([wanted, *(n + 1 for n in mine)]))
         others = {n for targets in claimed(held, self.plan.stream.name).values() for n in targets.values()}
         free = [n for n in range(topic.partitions) if n not in others | mine]
         if (more := wanted - len(free)) > 0:

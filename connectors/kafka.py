@@ -129,7 +129,7 @@ class KafkaSource:
             consumer.close()
 
     def _opened(self) -> Consumer:
-        consumer = Consumer({**consumer_settings(self.options, self._group), "error_cb": self.connection.failed})
+        consumer = Consumer(consumer_settings(self.options, self._group) | self.connection.settings())
         # Records that were deleted before anybody read them are no loss of this source; later ones are an error.
         start = self._position or OFFSET_BEGINNING
         consumer.assign([TopicPartition(self.options.topic, self.partition, start)])
@@ -196,7 +196,7 @@ class KafkaSource:
         if self._looking is None and time.monotonic() - self._looked > LOOK_S:
             self._looked = time.monotonic()
             if self._admin is None:
-                self._admin = AdminClient({**self.options.client(), "error_cb": self.connection.failed})
+                self._admin = AdminClient(self.connection.settings())
             topic = self.options.topic
             self._looking = self._admin.describe_topics(TopicCollection([topic]), request_timeout=10)[topic]
 

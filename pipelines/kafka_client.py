@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable
@@ -49,7 +50,8 @@ class Connection:
         return self._lost is not None
 
     def settings(self) -> dict[str, Any]:
-        return {**self.options.client(), "error_cb": self.failed}
+        """The options of a client, with its callbacks. Its own log is not the operator's."""
+        return {**self.options.client(), "error_cb": self.failed, "logger": SILENT}
 
     def failed(self, error: KafkaError) -> None:
         """The client's callback."""
@@ -96,6 +98,9 @@ class Topic:
     partitions: int
 
 
+SILENT: Final = logging.getLogger("citybrain.kafka")
+SILENT.addHandler(logging.NullHandler())
+SILENT.propagate = False
 T = TypeVar("T")
 
 

@@ -157,6 +157,12 @@ class LogWriter:
         self._horizons = self._dated({name: part for name, part in parts.items() if _holds_keys(name)})
         self._told = dict(self.ingest.counters)
         self._whole = False
+        # Partitions that are new start where the stream is (rule 7).
+        before = parts[f"stream/{self.stream.stream.name}/ingest"]["partitions"]
+        published = min(self.ingest.partitions[name].wm for name in before)
+        for name, partition in self.ingest.partitions.items():
+            if name not in before:
+                partition.wm = published
 
     def follow(self, parts: Parts, records: StateRecords) -> None:
         """Other files after those that were finished: their partitions of the log go on where they are."""

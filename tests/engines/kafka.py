@@ -10,9 +10,11 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 
 def create(address: str, topics: Iterable[tuple[str, int]]) -> None:
-    """Topics with their partitions."""
+    """Topics with their partitions. They keep records of any age: those of tests have the times of their events."""
     admin = AdminClient({"bootstrap.servers": address})
-    for done in admin.create_topics([NewTopic(name, n, 1) for name, n in topics]).values():
+    for done in admin.create_topics(
+        [NewTopic(name, n, 1, config={"retention.ms": "-1"}) for name, n in topics]
+    ).values():
         done.result(30)
 
 

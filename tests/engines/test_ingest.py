@@ -22,7 +22,7 @@ from typing import Any
 import orjson
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, NewPartitions
 
 from citybrain import _code
 from commands.ingest import ingest
@@ -39,7 +39,7 @@ from pipelines.kafka_client import Cluster, Connection
 from pipelines.kafka_options import KafkaAddressError, KafkaFailed, kafka_options
 from pipelines.model import DEAD_LETTERS_SCHEMA, PlaceRegistry, Rows
 from pipelines.streams import LINK, MINUTE_MS
-from sinks.kafka_log import kept
+from sinks.kafka_log import KafkaLog, kept
 from tests.engines.conftest import USERS
 from tests.engines.kafka import create, read
 from tests.engines.logs import blocks
@@ -248,7 +248,7 @@ def killed_and_again(broker: Broker, source: str, id_: str, kills: Sequence[tupl
 
 def test_killed_at_random(broker: Broker) -> None:
     """Three kills of ingest and one of the broker: each event once, stamps never fall, all as in an undisturbed run."""
-    count = filled(broker.address, "source", 12)
+    count = filled(broker.address, "source", 9)
     source, to = f"kafka://{broker.address}/source", f"kafka://{broker.address}/{LOG}"
     with Here(source, to, "calm") as undisturbed:
         undisturbed.reads(broker, count)
@@ -307,6 +307,55 @@ def test_a_second_one_ends_the_first(broker: Broker) -> None:
             assert "was started again elsewhere; this one ends" in first.gives_up()
             assert _code(first.error) == 1  # type: ignore[arg-type]
         assert second.error is None and second.summary["received"] == count
+
+
+def test_a_transaction_that_was_open_too_long(broker: Broker) -> None:
+    """The cluster takes nothing more from the session, and nobody else has taken over: it begins again and loses nothing."""
+    create(broker.address, [("stalled", 1)])
+    source, to = f"kafka://{broker.address}/stalled", f"kafka://{broker.address}/{LOG}"
+    producer = Producer({"bootstrap.servers": broker.address})
+
+    def send(first: int) -> None:
+        for n in range(first, first + 100):
+            record = {"t": START + n, "link": "l0301", "tt_ms": 9_000, "n": 3}
+            producer.produce("stalled", orjson.dumps(record), timestamp=START + n)
+        assert producer.flush(30) == 0
+
+    with Here(source, to, "stalled") as one:
+        send(0)
+        one.reads(broker, 100)
+        fence = KafkaLog(Connection(kafka_options(to, {})), "citybrain-ingest-demo-link-stalled")
+        fence.open()
+        fence.close()
+        send(100)
+        one.reads(broker, 200)
+    assert one.error is None and one.summary["received"] == 200
+    events = [orjson.loads(r) for n in claimed(broker, "stalled") for r in events_of(log_of(broker, n))]
+    assert [e["t"] for e in events] == [START + n for n in range(200)]
+
+
+def test_a_source_that_grew(broker: Broker) -> None:
+    """The next start reads the new partitions too, into partitions of their own (rule 7: from the published wm on)."""
+    count = filled(broker.address, "grew", 1, partitions=1)
+    source, to = f"kafka://{broker.address}/grew", f"kafka://{broker.address}/{LOG}"
+    with Here(source, to, "grew") as one:
+        one.reads(broker, count)
+    before = claimed(broker, "grew")
+    admin = AdminClient({"bootstrap.servers": broker.address})
+    admin.create_partitions([NewPartitions("grew", 2)])["grew"].result(30)
+    producer = Producer({"bootstrap.servers": broker.address})
+    for n in range(50):
+        record = {"t": START + 10 * MINUTE_MS + n, "link": "l0301", "tt_ms": 9_000, "n": 3}
+        producer.produce("grew", orjson.dumps(record), partition=1, timestamp=START + 10 * MINUTE_MS)
+    assert producer.flush(30) == 0
+    with Here(source, to, "grew") as again:
+        again.reads(broker, count + 50)
+    assert again.error is None
+    new = [n for n in claimed(broker, "grew") if n not in before]
+    assert len(before) == len(new) == 1
+    records = log_of(broker, new[0])
+    assert len(events_of(records)) == 50 and never_falls(records) >= 50
+    assert orjson.loads(events_of(records)[0])["wm"] >= orjson.loads(events_of(log_of(broker, before[0]))[-1])["wm"]
 
 
 def test_two_first_starts_at_once(broker: Broker) -> None:

@@ -172,6 +172,23 @@ def test_the_state_stays_as_small_as_the_horizon(inputs: list[list[Record]]) -> 
     assert 15 < most < 60
 
 
+def test_time_that_nobody_read_is_no_silence() -> None:
+    """Rule 8: after an hour in which this process was off, what came meanwhile is on time; without that all of it is late."""
+    for off in (True, False):
+        now = [START + 1000]
+        first = [{"t": START, "place": "p1", "a": 1, "kind": "x", "on": 1, "arrival": START}]
+        later = [{**first[0], "t": START + 60_000 * n, "arrival": START + 60_000 * n} for n in range(1, 61)]
+        made = writer(Topics(), [[*first, *later]], now)
+        made.intake.poll(now[0])
+        now[0] = START + 3_601_000
+        if off:
+            made.ingest.unread(3_600_000)
+        made.intake.tick(now[0])
+        made.intake.poll(now[0])
+        late = made.ingest.counters["late"]
+        assert made.ingest.counters["accepted"] == 61 and (late == 0 if off else late > 55)
+
+
 def test_partitions_are_claimed(inputs: list[list[Record]]) -> None:
     topics = run(inputs[:1], None)
     part = canonical.part_of(canonical.topic(CITY, "odd"), 0)
