@@ -25,14 +25,14 @@ def part_of(topic_: str, partition: int) -> str:
     return f"{topic_}/{partition}"
 
 
-def encoded(events: pl.DataFrame, stream: Stream, places: Sequence[str]) -> list[bytes]:
-    """The records of a run of stamped events (`Stamped.events`); `places` are the site ids by code."""
+def encoded(events: pl.DataFrame, stream: Stream, places: pl.Series) -> list[bytes]:
+    """The records of a run of stamped events (`Stamped.events`); `places` has the site ids by code."""
     frame = events.select(
         "t",
         pl.when(pl.col("wm") != NEVER).then(pl.col("wm")).alias("wm"),
         "late",
         "id",
-        pl.lit(pl.Series(places, dtype=pl.String)).gather(pl.col("place")).alias(stream.place),
+        places.gather(events["place"]).alias(stream.place),
         *(column.name for column in stream.columns),
     )
     lines = frame.write_ndjson().encode().split(b"\n")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
+import polars as pl
 
 from pipelines import canonical, state_records
 from pipelines.counts import Counts
@@ -79,6 +80,7 @@ class LogStream(StreamRun):
         )  # fmt: skip
         self._later = parts[0]
         self._written: dict[str, list[bytes]] = {}
+        self._places = pl.Series(dtype=pl.String)
 
     def add(self, blocks: Iterable[Stamped]) -> None:
         blocks = list(blocks)
@@ -87,7 +89,9 @@ class LogStream(StreamRun):
         for block in blocks:
             records = self._written.setdefault(block.part, [])
             if block.events is not None:
-                records += canonical.encoded(block.events, self.stream, self.registry.ids)
+                if len(self._places) < len(self.registry.ids):
+                    self._places = pl.Series(self.registry.ids, dtype=pl.String)
+                records += canonical.encoded(block.events, self.stream, self._places)
             elif block.last_wm != NEVER:  # a tick without a watermark says nothing
                 records.append(canonical.tick(block.last_wm))
 

@@ -232,9 +232,12 @@ def test_records_are_read_as_they_were_written() -> None:
         },
         schema_overrides={"id": pl.UInt64, "place": pl.UInt32},
     )  # fmt: skip
-    lines = canonical.encoded(events, STREAM, registry.ids)
+    lines = canonical.encoded(events, STREAM, pl.Series(registry.ids))
     assert len(lines) == 7 and orjson.loads(lines[0])["wm"] is None
     found = canonical.decoded([*lines, canonical.tick(START)], range(8), STREAM)
     assert found["t"][7] is None and found["wm"][7] == START
+    one = events.with_columns(pl.lit(0, dtype=pl.UInt32).alias("place"))
+    assert [orjson.loads(x)["site"] for x in canonical.encoded(one, STREAM, pl.Series(["p1"]))] == ["p1"] * 7
+    assert canonical.encoded(events.clear(), STREAM, pl.Series(["p1"])) == []
     named = events.with_columns(pl.Series("site", PLACES)).select(found.columns)
     assert found.head(7).equals(named)
