@@ -25,6 +25,29 @@ def part_of(topic_: str, partition: int) -> str:
     return f"{topic_}/{partition}"
 
 
+def encoded(events: pl.DataFrame, stream: Stream, places: pl.Series) -> list[bytes]:
+    """The records of a run of stamped events (`Stamped.events`); `places` has the site ids by code."""
+    frame = events.select(
+        "t",
+        pl.when(pl.col("wm") != NEVER).then(pl.col("wm")).alias("wm"),
+        "late",
+        "id",
+        places.gather(events["place"]).alias(stream.place),
+        *(column.name for column in stream.columns),
+    )
+    lines = frame.write_ndjson().encode().split(b"\n")
+    if lines[-1:] == [b""]:
+        lines.pop()
+    if len(lines) != len(events):
+        raise RuntimeError(f"{len(events)} events of {stream.name} make {len(lines)} records")
+    return lines
+
+
+def tick(wm: int) -> bytes:
+    """A record with only a watermark (rule 8)."""
+    return b'{"wm":%s}' % (b"null" if wm == NEVER else b"%d" % wm)
+
+
 def schema_of(stream: Stream) -> dict[str, Any]:
     """The fields of a record."""
     columns = {c.name: pl.String if isinstance(c, Text) else pl.Int64 for c in stream.columns}

@@ -118,16 +118,19 @@ class Intake:
         )
 
     # ------------------------------------------------------------ live sources
-    def poll(self, now: int, limits: Mapping[str, int] | None = None) -> int:
-        """Takes in what the sources have now, or what they had when a plan was made; returns how many records that were."""
+    def poll(self, now: int, limits: Mapping[str, int] | None = None, most: int | None = None) -> int:
+        """Takes in what the sources have now, or what they had when a plan was made; returns how many records that were.
+
+        `most`: of a source with so many records or more (`READ_EVENTS`), the rest is left for the next call.
+        """
         self.now.at = now
         taken = 0
         for stream in self.streams.values():
             for name, source in stream.sources.items():
                 if isinstance(source, Limited):
                     source.limit = None if limits is None else limits[name]
-                most = taken + READ_EVENTS
-                while taken < most if limits is None else self.positions[name] < limits[name]:
+                already, bound = taken, READ_EVENTS if most is None else most
+                while taken - already < bound if limits is None else self.positions[name] < limits[name]:
                     decoded = source.read()
                     if decoded is None:
                         break

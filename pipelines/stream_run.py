@@ -135,13 +135,14 @@ class StreamRun(InRun):
         start: int,
         max_places: int,
         configured: Sequence[str],
+        unfed: Sequence[str] = (),
     ) -> None:
         super().__init__(stream, rollups, registry, [a.source for a in attached])
         self.ingest = Ingest(
             stream, [a.input for a in attached], live=live, registry=registry, configured=configured,
-            max_places=max_places, start=start,
+            max_places=max_places, start=start, unfed=unfed,
         )  # fmt: skip
-        self.parts = tuple(dict.fromkeys(a.input.part for a in attached))
+        self.parts = tuple(self.ingest.partitions)
         self.engine = PolarsEngine(rollups, self.parts)
         self._wm = dict.fromkeys(self.parts, NEVER)
 
