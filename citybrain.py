@@ -361,7 +361,7 @@ def doctor(
 
 @app.command()
 def brain(
-    kafka: Annotated[str, typer.Option(help="Kafka's address, HOST:PORT[,HOST:PORT...].")],
+    kafka: Annotated[str, typer.Option(help="The cluster: HOST:PORT, or kafka://[USER@]HOST:PORT[?OPTIONS].")],
     city: CityName = None,
     host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve on; 0 takes a free one.")] = 8080,
@@ -384,12 +384,12 @@ def brain(
     from commands.live import Options
 
     options = Options(city or "demo", 1.0, 0, host, port, data, store, None, None, STARTED)
-    run(options, {"bootstrap.servers": kafka}, stop)
+    run(options, kafka, stop)
 
 
 @app.command("run")
 def run_job(
-    kafka: Annotated[str, typer.Option(help="Kafka's address, HOST:PORT[,HOST:PORT...].")],
+    kafka: Annotated[str, typer.Option(help="The cluster: HOST:PORT, or kafka://[USER@]HOST:PORT[?OPTIONS].")],
     city: CityName = None,
     engine: Annotated[str, typer.Option(help="`polars`, or `flink` in this process's own Java.")] = "polars",
     parallelism: Annotated[int, typer.Option(min=1, help="Of a Flink job.")] = 1,

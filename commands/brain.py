@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -15,26 +16,31 @@ from commands.inputs import UserError, city_of
 from commands.live import STEP_S, Live, Options, iso, open_frame
 from commands.living import Home, lived
 from connectors.http_push import Push
-from connectors.kafka_log import LogLost, Of, Partition, View, made, partitions_of
+from connectors.kafka_transport import Of, Partition, View
 from dashboards.board import Board
 from dashboards.metrics import Metrics
 from pipelines import canonical, catalogue
+from pipelines.canonical import control_topic, dead_topic, rows_topic
 from pipelines.city import City
 from pipelines.delivery import Attached, Now, Run
 from pipelines.intake import Opener
 from pipelines.journal import Recovered
+from pipelines.kafka_client import Cluster, Connection, Stopped
+from pipelines.kafka_options import KafkaOptions, cluster_options
 from pipelines.streams import Stream
-from pipelines.transport import Topic, control_topic, dead_topic, rows_topic
+from pipelines.transport import Topic
 from pipelines.watermark import Input
+from sinks.kafka_log import ensured
 
 LOOK_S: Final = 5.0
 """How often it looks for new partitions."""
 
 
-def run(options: Options, kafka: Mapping[str, str], stop: threading.Event) -> None:
-    """Runs until `stop` is set. `kafka`: options of librdkafka."""
+def run(options: Options, kafka: str, stop: threading.Event) -> None:
+    """Runs until `stop` is set. `kafka`: the address of the cluster."""
     city = city_of(options.city)
-    lived(options, stop, city, Remote(options, kafka))
+    with contextlib.suppress(Stopped):
+        lived(options, stop, city, Remote(options, cluster_options(kafka, rows_topic(city.id)), stop))
 
 
 class Remote:
@@ -44,8 +50,9 @@ class Remote:
     origin_ms = 0
     push: Push | None = None
 
-    def __init__(self, options: Options, kafka: Mapping[str, str]) -> None:
+    def __init__(self, options: Options, kafka: KafkaOptions, stop: threading.Event) -> None:
         self.options, self.kafka = options, kafka
+        self._cluster = Cluster(Connection(kafka), stop.is_set)
         self.views: dict[str, View] = {}
         """By input."""
         self._shared: dict[str, tuple[Topic, Of, list[str]]] = {}
@@ -54,7 +61,7 @@ class Remote:
         """The canonical logs of lifecycle streams."""
 
     def identity(self, city: City) -> dict[str, Any]:
-        return {"run": "brain", "city": city.id, "kafka": self.kafka.get("bootstrap.servers")}
+        return {"run": "brain", "city": city.id, "kafka": self.kafka.servers}
 
     def open(self, home: Home, streams: Mapping[str, Stream], clock: Callable[[], int]) -> Sequence[APIRouter]:
         return ()
@@ -69,11 +76,9 @@ class Remote:
             control_topic(city.id): ("control", lambda record: record.get("stream"), everybody),
         }
         self._logs = {canonical.topic(city.id, name): name for name in lifecycles}
-        try:
-            made(self.kafka, self._shared)
-            self.look()
-        except LogLost as error:
-            raise UserError(str(error)) from None
+        for topic in self._shared:
+            ensured(self._cluster, topic, 1)
+        self.look()
         known = self.views.keys() if found is None else found.parts["intake/at"][1].keys()
         if gone := sorted(known - self.views.keys()):
             raise UserError(
@@ -84,17 +89,21 @@ class Remote:
 
     def look(self) -> None:
         """Opens the partitions that there are and that it does not have."""
-        there = partitions_of(self.kafka)
+        client = self.kafka.client()
         for topic, (kind, of, names) in self._shared.items():
-            for number in range(there.get(topic, 0)):
+            for number in range(self._partitions(topic)):
                 if f"{canonical.part_of(topic, number)}:{names[0]}" not in self.views:
-                    partition = Partition(self.kafka, topic, number, kind, of)
+                    partition = Partition(client, topic, number, kind, of)
                     self.views |= {view.input: view for view in (View(partition, name) for name in names)}
         for topic, name in self._logs.items():
-            for number in range(there.get(topic, 0)):
+            for number in range(self._partitions(topic)):
                 if canonical.part_of(topic, number) not in self.views:
-                    view = View(Partition(self.kafka, topic, number, "events", None), name)
+                    view = View(Partition(client, topic, number, "events", None), name)
                     self.views[view.input] = view
+
+    def _partitions(self, topic: str) -> int:
+        found = self._cluster.topic(topic)
+        return 0 if found is None else found.partitions
 
     def opener(self) -> Opener | None:
         return lambda name, stream: self.views[name]
@@ -134,10 +143,7 @@ class Following(Live):
     def join(self, at: int) -> None:
         """Partitions that were made since."""
         if time.monotonic() - self._looked > LOOK_S:
-            try:
-                self.feed.look()
-            except LogLost as error:
-                print(f"citybrain: warning: {error}", file=sys.stderr, flush=True)
+            self.feed.look()
             self._looked = time.monotonic()
             for name, view in self.feed.views.items():
                 if name not in self.run.intake.positions:

@@ -13,10 +13,11 @@ from typing import Any, Final
 from commands.ingest_inputs import Opened, Plan
 from commands.inputs import UserError
 from pipelines import canonical, catalogue, state_records
+from pipelines.canonical import control_topic, dead_topic
 from pipelines.delivery import Attached
 from pipelines.kafka_client import Cluster, Stopped, say
 from pipelines.kafka_options import KafkaFailed
-from pipelines.log_writer import ABOUT, LogWriter, Records, claimed, control_topic, dead_topic, saved_places
+from pipelines.log_writer import ABOUT, LogWriter, Records, claimed, saved_places
 from pipelines.model import Parts, Source
 from pipelines.state_records import StateRecords
 from pipelines.watermark import Input

@@ -20,6 +20,21 @@ def topic(city: str, stream: str) -> str:
     return f"events.{city}.{stream}"
 
 
+def rows_topic(city: str) -> str:
+    """The topic of the rows of all engines of a city, and of their manifests."""
+    return f"rows.{city}"
+
+
+def dead_topic(city: str) -> str:
+    """The topic of a city's dead letters."""
+    return f"dead.{city}"
+
+
+def control_topic(city: str) -> str:
+    """The topic in which ingest tells its counters."""
+    return f"control.{city}"
+
+
 def part_of(topic_: str, partition: int) -> str:
     """What the rows of a partition call it (rule 7: it contains the source's identity)."""
     return f"{topic_}/{partition}"

@@ -96,6 +96,16 @@ def kafka_options(address: str, environment: Mapping[str, str] = os.environ) -> 
     return _checked(servers, topic, {**secrets, **kept, **given, **({"user": user} if user else {})})
 
 
+def cluster_options(address: str, topic: str, environment: Mapping[str, str] = os.environ) -> KafkaOptions:
+    """Reads the address of a cluster, HOST:PORT or kafka://[USER@]HOST:PORT[?OPTIONS], as that of one of its topics."""
+    url = urlsplit(address if "://" in address else f"kafka://{address}")
+    if url.path.strip("/"):
+        raise KafkaAddressError(
+            f"{_shown(address)!r} names a topic; leave {url.path!r} out, topics are known by the city"
+        )
+    return kafka_options(url._replace(path=f"/{topic}").geturl(), environment)
+
+
 def _checked(servers: str, topic: str, values: dict[str, str]) -> KafkaOptions:
     user = values.get("user", "")
     security = values.setdefault("security", "sasl_ssl" if user else "ssl" if "ca" in values else "plaintext").lower()

@@ -38,14 +38,6 @@ ABOUT: Final = "about"
 """The part that says whose state it is and which partitions it writes."""
 
 
-def dead_topic(city: str) -> str:
-    return f"dead.{city}"
-
-
-def control_topic(city: str) -> str:
-    return f"control.{city}"
-
-
 @dataclass(frozen=True, slots=True)
 class Records:
     """Records for one partition of a topic, in order: (key, value)."""
@@ -205,10 +197,10 @@ class LogWriter:
         ]
         if letters := self.ingest.dead_letters():
             self.letters += len(letters)
-            out.append(Records(dead_topic(self.city), 0, [_dead(letter, now) for letter in letters]))
+            out.append(Records(canonical.dead_topic(self.city), 0, [_dead(letter, now) for letter in letters]))
         if self.ingest.counters != self._told:
             self._told = dict(self.ingest.counters)
-            out.append(Records(control_topic(self.city), 0, [self._counters(now)]))
+            out.append(Records(canonical.control_topic(self.city), 0, [self._counters(now)]))
         out.append(Records(state_records.topic(self.city), state_partition, self._state()))
         return out
 

@@ -26,18 +26,6 @@ NO_MANIFESTS: Final = pl.DataFrame(schema={"pane_start": pl.Int64, "n": pl.Int64
 Offsets = npt.NDArray[np.int64]
 
 
-def rows_topic(city: str) -> str:
-    return f"rows.{city}"
-
-
-def dead_topic(city: str) -> str:
-    return f"dead.{city}"
-
-
-def control_topic(city: str) -> str:
-    return f"control.{city}"
-
-
 @dataclass(frozen=True, slots=True)
 class Carried(Decoded):
     """A run of records of one partition of a topic, as far as they concern one stream; `events` is empty."""
@@ -198,4 +186,4 @@ class Collected:
             self.open = pl.concat([self.no_rows, kept], how="diagonal")
 
 
-__all__ = ["Carried", "Carrying", "Collected", "SeenLate", "Topic", "control_topic", "dead_topic", "rows_topic"]
+__all__ = ["Carried", "Carrying", "Collected", "SeenLate", "Topic"]

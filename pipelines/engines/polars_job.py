@@ -14,12 +14,12 @@ from typing import Any, Final
 import polars as pl
 
 from pipelines import canonical
+from pipelines.canonical import rows_topic
 from pipelines.engines.polars_engine import PolarsEngine
 from pipelines.engines.row_records import manifest_records, row_records
 from pipelines.model import NEVER, PlaceRegistry, Stamped
 from pipelines.rollup import Rollup
 from pipelines.streams import Stream
-from pipelines.transport import rows_topic
 
 FETCH: Final = 50_000
 """Records that are grouped in one go."""
@@ -97,7 +97,7 @@ class StreamJob:
         return out
 
 
-def run(city: str, rollups: Sequence[Rollup], client: Mapping[str, str], ends: Any) -> int:
+def run(city: str, rollups: Sequence[Rollup], client: Mapping[str, Any], ends: Any) -> int:
     """Until `ends` (a threading.Event) is set; returns how many records it wrote. `client`: options of librdkafka."""
     from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import polars as pl
 
-from connectors.kafka_log import Of, Partition, View
+from connectors.kafka_transport import Of, Partition, View
 from pipelines.brain import Step
 from pipelines.delivery import Attached, Durable, Now, Run
 from pipelines.engines.polars_engine import PolarsEngine

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import orjson
@@ -33,7 +33,7 @@ class LogLost(RuntimeError):
 class Partition:
     """One partition of a topic, and what is fetched of it and not read by all its streams yet."""
 
-    def __init__(self, client: Mapping[str, str], topic: str, number: int, kind: Topic, of: Of | None) -> None:
+    def __init__(self, client: Mapping[str, Any], topic: str, number: int, kind: Topic, of: Of | None) -> None:
         """`client`: options of librdkafka (`bootstrap.servers`, security). `of` None: a topic of one stream, whose records
         are handed on as bytes."""
         self.topic, self.number, self.kind, self.of = topic, number, kind, of
@@ -161,38 +161,3 @@ class View:
 
     def close(self) -> None:
         self.partition.close()
-
-
-def partitions_of(client: Mapping[str, str]) -> dict[str, int]:
-    """The topics there are, and how many partitions each has; LogLost where the broker is not there."""
-    from confluent_kafka import KafkaException
-    from confluent_kafka.admin import AdminClient
-
-    try:
-        known = AdminClient({**client, "log_level": 0}).list_topics(timeout=15).topics
-    except KafkaException as error:
-        raise LogLost(
-            f"no answer from Kafka at {client.get('bootstrap.servers')}: {error.args[0].str()}; is it up, and is the address "
-            "right?"
-        ) from None
-    return {name: len(topic.partitions) for name, topic in known.items() if topic.error is None}
-
-
-def made(client: Mapping[str, str], topics: Iterable[str]) -> None:
-    """Makes the topics that are missing, with one partition; LogLost where the broker does not allow that."""
-    from confluent_kafka import KafkaException
-    from confluent_kafka.admin import AdminClient, NewTopic
-
-    there = partitions_of(client)
-    for name, done in (
-        AdminClient({**client, "log_level": 0})
-        .create_topics([NewTopic(topic, 1, -1) for topic in topics if topic not in there])
-        .items()
-        if any(topic not in there for topic in topics)
-        else ()
-    ):
-        try:
-            done.result(30)
-        except KafkaException as error:
-            if error.args[0].name() != "TOPIC_ALREADY_EXISTS":
-                raise LogLost(f"topic {name!r} is missing and cannot be made: {error.args[0].str()}; make it") from None
