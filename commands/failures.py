@@ -9,6 +9,9 @@ from connectors.tokens import TokenError
 from dashboards.serve import CannotServe
 from pipelines.catalogue import CatalogueError
 from pipelines.delivery import TooFar
+from pipelines.engines.grouped_apart import JobFailed
+from pipelines.engines.jars import JarError
+from pipelines.engines.java import NoJava
 from pipelines.epoch import DamagedEpoch
 from pipelines.journal import CheckpointError
 from pipelines.pack import PackError
@@ -31,7 +34,8 @@ WRONG = (
     TokenError,
     BackupRefused,
     PlaceTaken,
+    NoJava,
     FileNotFoundError,
     LookupError,
 )
-FAILED = (StoreError, DamagedEpoch, CheckpointError, SpoolDamaged, OSError)
+FAILED = (StoreError, DamagedEpoch, CheckpointError, SpoolDamaged, JobFailed, JarError, OSError)

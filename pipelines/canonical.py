@@ -1,7 +1,8 @@
 """The canonical log as bytes: one JSON object a record, integers as they are kept, the stamps of rule 7 beside them.
 
 `{"t": 1772409600282, "wm": 1772409540000, "late": false, "id": 123, "link": "l0301", "tt_ms": 98273, "n": 19}`; a tick has
-`wm` alone. `wm` is null before there is one. A record's partition and offset are its `part` and `off`.
+`wm` alone. `wm` is null before there is one. A record's partition and offset are its `part` and `off`: a broker knows them,
+in a file they are fields.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.model import NEVER
+from pipelines.model import NEVER, Stamped
 from pipelines.streams import Stream, Text
 
 
@@ -31,6 +32,30 @@ def schema_of(stream: Stream) -> dict[str, Any]:
     return {"t": pl.Int64, "wm": pl.Int64, "late": pl.Boolean, "id": pl.UInt64, stream.place: pl.String, **columns}
 
 
+def encoded(block: Stamped, stream: Stream, places: Sequence[str], *, stamps: bool = False) -> bytes:
+    """The records of a run, each with its newline. `places`: names by code; `stamps` adds `part` and `off`, as files need
+    them. A tick that has no watermark yet says nothing and makes no record."""
+    if block.events is None:
+        if block.last_wm == NEVER:
+            return b""
+        ticks = pl.DataFrame({"wm": [block.last_wm], "off": [block.off]})
+        return _lines(ticks.select("wm", *(_stamps(block) if stamps else ())))
+    columns = (c.name for c in stream.columns)
+    wm = pl.when(pl.col("wm") > NEVER).then(pl.col("wm"))
+    place = pl.Series(stream.place, places, dtype=pl.String).gather(block.events["place"])
+    return _lines(
+        block.events.select("t", wm.alias("wm"), "late", "id", place, *columns, *(_stamps(block) if stamps else ()))
+    )
+
+
+def _stamps(block: Stamped) -> tuple[pl.Expr, pl.Expr]:
+    return pl.lit(block.part).alias("part"), pl.col("off")
+
+
+def _lines(records: pl.DataFrame) -> bytes:
+    return records.write_ndjson().encode()
+
+
 def decoded(records: Sequence[bytes], offsets: Sequence[int], stream: Stream) -> pl.DataFrame:
     """A run of records of one partition with its `off`; ticks have a null `t`. Raises pl.exceptions.ComputeError for what
     is no record."""
@@ -38,3 +63,9 @@ def decoded(records: Sequence[bytes], offsets: Sequence[int], stream: Stream) ->
     if len(frame) != len(offsets):
         raise pl.exceptions.ComputeError(f"{len(offsets)} records of {stream.name} make {len(frame)} events")
     return frame.with_columns(pl.Series("off", offsets, dtype=pl.Int64), pl.col("wm").fill_null(NEVER))
+
+
+def decoded_file(content: bytes, stream: Stream) -> pl.DataFrame:
+    """The same of records that carry their `off`."""
+    frame = pl.read_ndjson(content, schema={**schema_of(stream), "off": pl.Int64})
+    return frame.with_columns(pl.col("wm").fill_null(NEVER))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from pipelines.engines.polars_engine import PolarsEngine
 from pipelines.ingest import Ingest
-from pipelines.model import NEVER, Parts, PlaceRegistry, Source, Stamped, prefixed, under
+from pipelines.model import NEVER, Engine, Parts, PlaceRegistry, Source, Stamped, prefixed, under
 from pipelines.rollup import Rollup
 from pipelines.streams import MINUTE_MS, Stream
 from pipelines.watermark import Input
@@ -19,6 +19,15 @@ class Attached:
 
     source: Source
     input: Input
+
+
+Engines = Callable[[Stream, Sequence[Rollup], Sequence[str], PlaceRegistry], Engine]
+"""Makes the engine of a stream: its rollups, its partitions, the codes of its places."""
+
+
+def embedded(stream: Stream, rollups: Sequence[Rollup], parts: Sequence[str], registry: PlaceRegistry) -> Engine:
+    """The one in this process."""
+    return PolarsEngine(rollups, parts)
 
 
 class StreamRun:
@@ -35,6 +44,7 @@ class StreamRun:
         start: int,
         max_places: int,
         configured: Sequence[str],
+        engines: Engines = embedded,
     ) -> None:
         self.stream, self.rollups, self.registry = stream, rollups, registry
         self.sources = {a.input.name: a.source for a in attached}
@@ -43,13 +53,19 @@ class StreamRun:
             max_places=max_places, start=start,
         )  # fmt: skip
         self.parts = tuple(dict.fromkeys(a.input.part for a in attached))
-        self.engine = PolarsEngine(rollups, self.parts)
+        self.engine = engines(stream, rollups, self.parts, registry)
         self.kept: list[Stamped] = []
         """Blocks of a lifecycle stream, which the brain reads itself (rule 17)."""
         self.pending = 0
-        self.watermark = NEVER
+        self._watermark = NEVER
         self._wm = dict.fromkeys(self.parts, NEVER)
         self.last_event = NEVER
+
+    @property
+    def watermark(self) -> int:
+        """Up to where everything is known once the engine's rows are taken; it never falls."""
+        self._watermark = max(self._watermark, min(self.engine.watermark, *self._wm.values()))
+        return self._watermark
 
     def add(self, blocks: Iterable[Stamped]) -> None:
         for block in blocks:
@@ -61,7 +77,6 @@ class StreamRun:
                 if self.stream.lifecycle:
                     self.kept.append(block)
             self._wm[block.part] = max(self._wm[block.part], block.last_wm)
-        self.watermark = max(self.watermark, min(self._wm.values()))
 
     def attach(self, source: Source, now: int) -> None:
         """An input joins, with a partition of its own, from the stream's published watermark on (rule 7)."""
@@ -90,7 +105,7 @@ class StreamRun:
         self.ingest.load(parts, now)
         self.engine.load(under(parts, "engine/"))
         own = parts["own"]
-        self.watermark, self.last_event = own["watermark"], own["last_event"]
+        self._watermark, self.last_event = own["watermark"], own["last_event"]
         self._wm |= own["wm"]
         self.parts = tuple(self._wm)
 
