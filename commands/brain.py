@@ -25,7 +25,7 @@ from pipelines.city import City
 from pipelines.delivery import Attached, Now, Run
 from pipelines.intake import Opener
 from pipelines.journal import Recovered
-from pipelines.kafka_client import Cluster, Connection, Stopped
+from pipelines.kafka_client import Cluster, Connection, Stopped, say
 from pipelines.kafka_options import KafkaOptions, cluster_options
 from pipelines.streams import Stream
 from pipelines.transport import Topic
@@ -52,7 +52,7 @@ class Remote:
 
     def __init__(self, options: Options, kafka: KafkaOptions, stop: threading.Event) -> None:
         self.options, self.kafka = options, kafka
-        self._cluster = Cluster(Connection(kafka), stop.is_set)
+        self._cluster, self._stop = Cluster(Connection(kafka), stop.is_set), stop
         self.views: dict[str, View] = {}
         """By input."""
         self._shared: dict[str, tuple[Topic, Of, list[str]]] = {}
@@ -68,8 +68,8 @@ class Remote:
 
     def attached(self, city: City, streams: Mapping[str, Stream], beat: Now, found: Recovered | None) -> list[Attached]:
         rollups = {r.name: r.stream.name for r in catalogue.rollups(catalogue.for_city(city))}
-        lifecycles = [name for name, stream in streams.items() if stream.lifecycle]
-        everybody = [*dict.fromkeys(rollups.values()), *lifecycles]
+        everybody = self._sent(city, streams)
+        lifecycles = [name for name in everybody if streams[name].lifecycle]
         self._shared = {
             rows_topic(city.id): ("rows", lambda record: rollups.get(str(record.get("rollup"))), everybody),
             dead_topic(city.id): ("dead", lambda record: record.get("stream"), everybody),
@@ -86,6 +86,18 @@ class Remote:
                 "with a new --data folder"
             )
         return [Attached(self.views[name], Input(name, self.views[name].part)) for name in self.views if name in known]
+
+    def _sent(self, city: City, streams: Mapping[str, Stream]) -> list[str]:
+        """The streams that have a log. Composites wait for every stream of the run, so one that nobody sends is none."""
+        waited = False
+        while not (found := [name for name in streams if self._cluster.partitions(canonical.topic(city.id, name))]):
+            if not waited:
+                say(f"no topic {canonical.topic(city.id, 'STREAM')} yet; waiting for `citybrain ingest`")
+            waited = True
+            if self._stop.wait(1):
+                raise Stopped
+        say(f"follows {', '.join(found)}")
+        return found
 
     def look(self) -> None:
         """Opens the partitions that there are and that it does not have."""

@@ -176,12 +176,14 @@ class LogWriter:
         self.intake.positions[source.input] = 0
 
     def closing(self, rollups: Iterable[Rollup], until: int | None = None) -> None:
-        """All inputs have ended: one last tick in every partition, with the end of the pane of the largest M, or with `until`
-        where that is later (rules 8, 9)."""
+        """All inputs have ended: time goes on to the end of the pane of the largest M, or to `until` where that is later
+        (rules 8, 9). Two ticks in every partition: the first makes the last pane one that is counted, the second ends it."""
         largest = self.ingest.largest
         pane = max((r.pane_ms for r in rollups if r.stream.name == self.stream.stream.name), default=MINUTE_MS)
         ends = largest // pane * pane + pane if largest > NEVER else NEVER
-        self.stream.add(self.ingest.close_at(max(ends, NEVER if until is None else until)))
+        last = max(ends, NEVER if until is None else until)
+        for at in (last - 1, last):
+            self.stream.add(self.ingest.close_at(at))
         self.finished = True
 
     def batch(self, now: int, state_partition: int) -> list[Records]:
