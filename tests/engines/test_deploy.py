@@ -83,7 +83,7 @@ def test_kubernetes_resources_are_valid() -> None:
     ]
     assert {d["metadata"].get("namespace") for d in documents() if d["kind"] != "Namespace"} == {"citybrain"}
     brain = next(d for d in plain if d["kind"] == "StatefulSet")
-    for change in ({"replicas": "one"}, {"selector": None}, {"replica": 1}):
+    for change in ({"replicas": "one"}, {"selector": "app"}, {"replica": 1}):
         broken = copy.deepcopy(brain)
         broken["spec"].update(change)
         with pytest.raises(kubernetes_validate.ValidationError):
@@ -181,9 +181,8 @@ def test_units(path: Path, tmp_path: Path) -> None:
         return
     # What the unit names has to exist for the verifier.
     targets = ("multi-user", "network-online", "time-sync", "sysinit", "basic", "shutdown")
-    for name, text in {program: "#!/bin/sh\n"} | {
-        f"/usr/lib/systemd/system/{t}.target": "[Unit]\nDescription=x\n" for t in targets
-    }.items():
+    named = {f"usr/lib/systemd/system/{target}.target": "[Unit]\nDescription=x\n" for target in targets}
+    for name, text in {program: "#!/bin/sh\n", **named}.items():
         there = tmp_path / name.lstrip("/")
         there.parent.mkdir(parents=True, exist_ok=True)
         there.write_text(text)
