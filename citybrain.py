@@ -148,6 +148,54 @@ def replay(
 
 
 @app.command()
+def ingest(
+    source: Annotated[
+        list[str],
+        typer.Option(
+            help="kafka://[USER@]HOST:PORT/TOPIC, http://HOST:PORT to listen for pushes, simulator:, or a recorded file "
+            "(repeatable)."
+        ),
+    ],
+    to: Annotated[str, typer.Option(help="The canonical log: kafka://[USER@]HOST:PORT/events.CITY.STREAM.")],
+    format_: Annotated[
+        str | None, typer.Option("--format", help="Form of a message; this version has `ndjson`.")
+    ] = None,
+    map_: Map = None,
+    id_: Annotated[
+        str | None,
+        typer.Option("--id", help="Name of this ingest, under which it goes on (default: from the source)."),
+    ] = None,
+    city: CityName = None,
+    disorder: Annotated[str | None, typer.Option(help="Disorder bound D of this source, such as 300s.")] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Files: lets time go on to that instant after the last event.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulated city.")] = 1,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Pushes: folder of tokens and spools (default: the user's data folder)."),
+    ] = None,
+) -> None:
+    """Any source, checked and stamped once, onto the canonical log on Kafka. Ctrl-C ends it; started again it goes on.
+    Prints one JSON object: what was received and accepted."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    import orjson
+
+    from commands.inputs import UserError, instant
+
+    try:
+        from commands.ingest import ingest as run
+        from commands.ingest_inputs import Options
+    except ModuleNotFoundError as error:
+        raise UserError(f"ingest needs the package {error.name}; pip install 'citybrain[kafka]'") from None
+    ends = instant(until, "--until") if until else None
+    options = Options(tuple(source), to, id_, format_, map_, city, disorder, ends, seed, data)
+    sys.stdout.write(orjson.dumps(run(options, stop)).decode() + "\n")
+
+
+@app.command()
 def profile(
     file: Annotated[Path, typer.Argument(help="The file to look into.")], map_: Map = None, lookup: Lookup = None
 ) -> None:
@@ -309,6 +357,50 @@ def doctor(
     sys.stdout.write("".join(f"{line}\n" for line in found))
     if any(line.severity == "FAIL" for line in found):
         raise typer.Exit(1)
+
+
+@app.command()
+def brain(
+    kafka: Annotated[str, typer.Option(help="The cluster: HOST:PORT, or kafka://[USER@]HOST:PORT[?OPTIONS].")],
+    city: CityName = None,
+    host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve on; 0 takes a free one.")] = 8080,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder of the store (default: the user's data folder).")
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option(help="A store on a server, http(s)://..., instead of the embedded one.")
+    ] = None,
+) -> None:
+    """The brain alone: readings, alerts and the page from what `ingest` and engine jobs send over Kafka. Ctrl-C ends it."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    from commands.second import refuse_second
+
+    if store is None:
+        refuse_second(city, data)
+    from commands.brain import run
+    from commands.live import Options
+
+    options = Options(city or "demo", 1.0, 0, host, port, data, store, None, None, STARTED)
+    run(options, kafka, stop)
+
+
+@app.command("run")
+def run_job(
+    kafka: Annotated[str, typer.Option(help="The cluster: HOST:PORT, or kafka://[USER@]HOST:PORT[?OPTIONS].")],
+    city: CityName = None,
+    engine: Annotated[str, typer.Option(help="`polars`, or `flink` in this process's own Java.")] = "polars",
+    parallelism: Annotated[int, typer.Option(min=1, help="Of a Flink job.")] = 1,
+) -> None:
+    """An engine job: groups the logs `events.<city>.*` into `rows.<city>` until Ctrl-C. For a Flink cluster see `submit`."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    from commands.jobs import run
+
+    run(city or "demo", kafka, engine, parallelism, stop)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from pipelines.engines.jars import JarError
 from pipelines.engines.java import NoJava
 from pipelines.epoch import DamagedEpoch
 from pipelines.journal import CheckpointError
+from pipelines.kafka_options import KafkaAddressError, KafkaFailed
 from pipelines.pack import PackError
 from pipelines.spool import SpoolOwned
 from pipelines.spool_segment import SpoolDamaged
@@ -32,10 +33,13 @@ WRONG = (
     NothingCompared,
     StoreOwned,
     SpoolOwned,
+    KafkaAddressError,
     TokenError,
     BackupRefused,
     PlaceTaken,
     FileNotFoundError,
     LookupError,
 )
-FAILED = (StoreError, DamagedEpoch, CheckpointError, SpoolDamaged, FlinkError, NoFlink, JarError, NoJava, OSError)
+FAILED = (
+    StoreError, DamagedEpoch, CheckpointError, SpoolDamaged, FlinkError, NoFlink, JarError, NoJava, KafkaFailed, OSError,
+)  # fmt: skip

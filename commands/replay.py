@@ -159,7 +159,7 @@ def warn_if_refused(counts: Counts) -> None:
 
 
 def warn_if_early(options: Options, run: Run) -> None:
-    last = max((s.ingest.largest for s in run.streams.values()), default=NEVER)
+    last = max((s.largest for s in run.files.values()), default=NEVER)
     if options.until is not None and options.until <= last:
         print(f"warning: --until is not after the last event, {iso(last)}; it changes nothing", file=sys.stderr)
 

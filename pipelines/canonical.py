@@ -20,9 +20,47 @@ def topic(city: str, stream: str) -> str:
     return f"events.{city}.{stream}"
 
 
+def rows_topic(city: str) -> str:
+    """The topic of the rows of all engines of a city, and of their manifests."""
+    return f"rows.{city}"
+
+
+def dead_topic(city: str) -> str:
+    """The topic of a city's dead letters."""
+    return f"dead.{city}"
+
+
+def control_topic(city: str) -> str:
+    """The topic in which ingest tells its counters."""
+    return f"control.{city}"
+
+
 def part_of(topic_: str, partition: int) -> str:
     """What the rows of a partition call it (rule 7: it contains the source's identity)."""
     return f"{topic_}/{partition}"
+
+
+def encoded(events: pl.DataFrame, stream: Stream, places: pl.Series) -> list[bytes]:
+    """The records of a run of stamped events (`Stamped.events`); `places` has the site ids by code."""
+    frame = events.select(
+        "t",
+        pl.when(pl.col("wm") != NEVER).then(pl.col("wm")).alias("wm"),
+        "late",
+        "id",
+        places.gather(events["place"]).alias(stream.place),
+        *(column.name for column in stream.columns),
+    )
+    lines = frame.write_ndjson().encode().split(b"\n")
+    if lines[-1:] == [b""]:
+        lines.pop()
+    if len(lines) != len(events):
+        raise RuntimeError(f"{len(events)} events of {stream.name} make {len(lines)} records")
+    return lines
+
+
+def tick(wm: int) -> bytes:
+    """A record with only a watermark (rule 8)."""
+    return b'{"wm":%s}' % (b"null" if wm == NEVER else b"%d" % wm)
 
 
 def schema_of(stream: Stream) -> dict[str, Any]:

@@ -39,10 +39,11 @@ from pipelines.model import (
 )
 from pipelines.readback import ReadBack
 from pipelines.readings import NO_READINGS
+from pipelines.remote_stream import RemoteStream
 from pipelines.retention import Retention
 from pipelines.rollup import Rollup
 from pipelines.step_frames import Batch, KeptRows, StepFrames
-from pipelines.stream_run import Attached, StreamRun
+from pipelines.stream_run import Attached, InRun, StreamRun
 from pipelines.streams import DAY_MS, Stream
 
 COMMIT_EVENTS: Final = 1_000_000
@@ -79,7 +80,8 @@ class Run:
 
     `publish` is called with each step once it is durable (rule 30), on the thread that writes; replay has none. `older`
     loads stored rows of panes, `cases` stored events of a lifecycle stream; `drop` drops the rows of a table before an
-    instant, once they are older than `fine_for_ms` (None: never). Without `durable` nothing outlives the run.
+    instant, once they are older than `fine_for_ms` (None: never). Without `durable` nothing outlives the run. `remote`: the
+    sources bring what ingest and engines elsewhere made of the streams.
     """
 
     def __init__(
@@ -104,8 +106,9 @@ class Run:
         now: Now | None = None,
         opener: Opener | None = None,
         durable: Durable | None = None,
+        remote: bool = False,
     ) -> None:
-        self.city, self.store, self.epoch, self.publish = city, store, epoch, publish
+        self.city, self.store, self.epoch, self.publish, self.live = city, store, epoch, publish, live
         self.commit_events = commit_events
         self.durable = durable
         saved = durable.recovered.parts if durable is not None and durable.recovered is not None else {}
@@ -128,8 +131,10 @@ class Run:
         for indicator in indicators:
             if isinstance(indicator.kind, Panes) and indicator.kind.rollup.stream.name in rollups:
                 rollups[indicator.kind.rollup.stream.name][indicator.kind.rollup.name] = indicator.kind.rollup
-        self.streams = {
-            name: StreamRun(
+        self.streams: dict[str, InRun] = {
+            name: RemoteStream(used[name], tuple(rollups[name].values()), inputs, self.registries[name])
+            if remote
+            else StreamRun(
                 used[name], tuple(rollups[name].values()), inputs, self.registries[name], live=live, start=start,
                 max_places=max_places,
                 configured=[self.registries[name].ids[c] for c in self.brain.streams[name].tree.configured],
@@ -240,12 +245,17 @@ class Run:
                 self._commit(plan, *self._taken(), again=True)
 
     # ------------------------------------------------------------ a finite run
+    @property
+    def files(self) -> dict[str, StreamRun]:
+        """The streams that are ingested and grouped here."""
+        return {name: stream for name, stream in self.streams.items() if isinstance(stream, StreamRun)}
+
     def replay(self, until: int | None = None, progress: Callable[[Run], None] | None = None) -> Counts:
         """Reads every input to its end, in the order of rule 9, and closes what rule 9 closes."""
         self.resume()
         if not self.finished:
-            for stream in self.streams.values():
-                while (name := stream.ingest.wanted()) is not None:
+            for stream in self.files.values():
+                while (name := stream.wanted()) is not None:
                     self.intake.read(stream, name, self.commit_events)
                     if stream.pending >= self.commit_events:
                         self.step(0)
@@ -259,9 +269,9 @@ class Run:
 
     def _close(self, plan: Plan, again: bool = False) -> None:
         """What is open when every input has ended closes, or time goes on until then (rule 9)."""
-        closing, until = {name: stream.closing() for name, stream in self.streams.items()}, plan.until
+        closing, until = {name: stream.closing() for name, stream in self.files.items()}, plan.until
         if until is None:
-            rows = [r for s in self.streams.values() for r in s.engine.finish()]
+            rows = [r for s in self.files.values() for r in s.all_rows()]
         else:
             last = max(closing.values(), default=NEVER)
             if last > NEVER and until - last > FARTHEST_MS:
@@ -271,11 +281,10 @@ class Run:
                     "right?)"
                 )
             closing = {name: max(end, until) for name, end in closing.items()}
-            for name, stream in self.streams.items():
-                for part in stream.parts:
-                    stream.engine.add(Stamped(name, part, None, 0, closing[name]))
+            for name, stream in self.files.items():
+                stream.close_at(closing[name])
                 self.brain.listened(name, stream.closing(), closing[name])
-            rows = [r for s in self.streams.values() for r in s.engine.take()]
+            rows = [r for s in self.streams.values() for r in s.rows()]
         self._commit(plan, rows, closing, again=again)
 
     # ------------------------------------------------------------ a live run
@@ -287,23 +296,23 @@ class Run:
         """Once a second or so: time goes on where nothing comes (rule 8)."""
         self.intake.tick(now)
         for name, stream in self.streams.items():
-            self.brain.listened(name, stream.watermark, stream.watermark)
+            if stream.watermark > NEVER:
+                self.brain.listened(name, stream.watermark, stream.watermark)
 
     def provisional(self) -> pl.DataFrame:
         """Readings of the open windows with what came so far; for screens only."""
-        return self.brain.provisional([r for s in self.streams.values() for r in s.engine.open_panes()])
+        return self.brain.provisional([r for s in self.streams.values() for r in s.open_panes()])
 
     # ------------------------------------------------------------ the step
     def step(self, now: int) -> Step | None:
         """What became known since the last step: judged, stored, and published once it is durable."""
-        live = next(iter(self.streams.values())).ingest.live
-        plan = self.intake.planned(self.counts.steps + 1, "live" if live else "files", now)
+        plan = self.intake.planned(self.counts.steps + 1, "live" if self.live else "files", now)
         return self._commit(plan, *self._taken())
 
     def _taken(self) -> tuple[list[Rows], dict[str, int]]:
         started = time.perf_counter()
         reached("inputs_read")
-        rows = [self._applied(name, r) for name, s in self.streams.items() for r in s.engine.take()]
+        rows = [self._applied(name, r) for name, s in self.streams.items() for r in s.rows()]
         self.counts.spent(engine=time.perf_counter() - started)
         return rows, {name: s.watermark for name, s in self.streams.items()}
 
@@ -376,7 +385,7 @@ class Run:
 
     def _write(self, rows: Sequence[Rows], events: Iterable[Stamped], step: Step, now: int) -> None:
         started = time.perf_counter()
-        letters = [x for s in self.streams.values() for x in s.ingest.dead_letters()]
+        letters = [x for s in self.streams.values() for x in s.dead_letters()]
         batch = self._frames.batch(rows, events, letters, step, self._revision(), now)
         counts = self.counts
         counts.steps += 1
@@ -386,7 +395,7 @@ class Run:
         counts.dead_letters += len(letters)
         counts.first_letter = counts.first_letter or next(iter(letters), None)
         counts.cut_short += [x for x in letters if x.reason == "truncated"]
-        counts.counters = {c: sum(s.ingest.counters[c] for s in self.streams.values()) for c in COUNTERS}
+        counts.counters = {c: sum(s.counters[c] for s in self.streams.values()) for c in COUNTERS}
         if batch:
             if self.durable is not None:
                 self.kept.add(batch)

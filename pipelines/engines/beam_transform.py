@@ -22,8 +22,6 @@ from pipelines.engines.polars_engine import Grouped, on_time_rows
 from pipelines.engines.row_records import manifest_records, row_records
 from pipelines.rollup import Rollup
 
-FAN: Final = 4
-"""How many panes of a rollup may be folded side by side."""
 LATE: Final = "late"
 
 
@@ -37,10 +35,11 @@ class Block:
 
 
 class Partials(beam.DoFn):  # type: ignore[misc]
-    """Blocks to (pane number % FAN, (pane_start, partial rows as Arrow)); late rows, as records, to the output LATE."""
+    """Blocks to (rollup and pane number % fan, (pane_start, partial rows as Arrow)); late rows, as records, to the output
+    LATE."""
 
-    def __init__(self, rollup: Rollup) -> None:
-        self.rollup = rollup
+    def __init__(self, rollup: Rollup, fan: int) -> None:
+        self.rollup, self.fan = rollup, fan
 
     def process(self, block: Block) -> Iterator[Any]:
         stream, pane = self.rollup.stream, self.rollup.pane_ms
@@ -60,7 +59,8 @@ class Partials(beam.DoFn):  # type: ignore[misc]
         }
         for start in grouped.counts:
             partial = rows[start].write_ipc(None).getvalue() if start in rows else b""
-            yield TimestampedValue((start // pane % FAN, (start, partial)), Timestamp(micros=(start + pane - 1) * 1000))
+            key = f"{self.rollup.name}/{start // pane % self.fan}"
+            yield TimestampedValue((key, (start, partial)), Timestamp(micros=(start + pane - 1) * 1000))
 
 
 class Fold(beam.DoFn):  # type: ignore[misc]
@@ -69,7 +69,7 @@ class Fold(beam.DoFn):  # type: ignore[misc]
     def __init__(self, rollup: Rollup) -> None:
         self.rollup = rollup
 
-    def process(self, keyed: tuple[int, Iterable[tuple[int, bytes]]]) -> Iterator[bytes]:
+    def process(self, keyed: tuple[str, Iterable[tuple[int, bytes]]]) -> Iterator[bytes]:
         partials = list(keyed[1])
         frames = [pl.read_ipc(io.BytesIO(partial)) for _, partial in partials if partial]
         grouped, count = Grouped(self.rollup), 0
@@ -82,16 +82,20 @@ class Fold(beam.DoFn):  # type: ignore[misc]
 
 
 class GroupRows(beam.PTransform):  # type: ignore[misc]
-    """Blocks of one stream to the records of the rows topic, of all its rollups."""
+    """Blocks of one stream to the records of the rows topic, of all its rollups.
 
-    def __init__(self, rollups: Sequence[Rollup]) -> None:
+    `fan`: how many panes of a rollup may be folded side by side; with one, a runner that fires windows in order gives the
+    manifests in order.
+    """
+
+    def __init__(self, rollups: Sequence[Rollup], fan: int = 4) -> None:
         super().__init__()
-        self.rollups = tuple(rollups)
+        self.rollups, self.fan = tuple(rollups), fan
 
     def expand(self, blocks: Any) -> Any:
         out = []
         for rollup in self.rollups:
-            partials = blocks | f"partials of {rollup.name}" >> beam.ParDo(Partials(rollup)).with_outputs(
+            partials = blocks | f"partials of {rollup.name}" >> beam.ParDo(Partials(rollup, self.fan)).with_outputs(
                 LATE, main="panes"
             )
             panes = (

@@ -11,32 +11,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import pytest
-
-from pipelines import canonical
 from pipelines.engines.flink_job import Job, submitted
-from tests.engines.kafka import create, read, write
+from tests.engines.kafka import read, sent
 from tests.engines.logs import Log, by_polars, compared, from_topic, logs, rollups
-from tools.stack.broker import Broker
 
 EVENTS = 5000
 """Of a partition, at most."""
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    one = Broker(tmp_path_factory.mktemp("broker"))
-    one.start()
-    yield one.address
-    one.end()
-
-
-def sent(address: str, city: str, made: list[Log]) -> None:
-    """The logs, and an empty topic for the rows."""
-    topics = [(canonical.topic(city, log.stream.name), len(log.partitions)) for log in made]
-    create(address, [(f"rows.{city}", 1), *topics])
-    for log in made:
-        write(address, canonical.topic(city, log.stream.name), log.partitions)
 
 
 def grouped(job: Job, made: list[Log]) -> list[bytes]:

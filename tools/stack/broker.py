@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -35,17 +36,34 @@ auto.create.topics.enable=false
 message.max.bytes=8388608
 """
 
+GUARDED: Final = """\
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller},GUARDED://{guarded}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},GUARDED://{guarded}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,GUARDED:SASL_PLAINTEXT
+sasl.enabled.mechanisms=PLAIN
+listener.name.guarded.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required {users};
+"""
+"""A later line of a setting counts."""
+
 
 class Broker:
     """Started with `start`; killed, stopped and started again on the same port and data."""
 
-    def __init__(self, folder: Path, port: int | None = None, heap_mb: int = 512) -> None:
+    def __init__(
+        self, folder: Path, port: int | None = None, heap_mb: int = 512, users: Mapping[str, str] | None = None
+    ) -> None:
+        """`users`: passwords by name; then there is a second listener, at `guarded`, that asks for them (SASL PLAIN)."""
         self.folder, self.heap_mb = folder, heap_mb
         self.port, controller = port or free_port(), free_port()
         self.address = f"127.0.0.1:{self.port}"
         folder.mkdir(parents=True, exist_ok=True)
         self._settings = folder / "server.properties"
-        self._settings.write_text(PROPERTIES.format(port=self.port, controller=controller, logs=folder / "logs"))
+        settings = PROPERTIES.format(port=self.port, controller=controller, logs=folder / "logs")
+        self.guarded = f"127.0.0.1:{free_port()}"
+        if users:
+            known = " ".join(f'user_{name}="{password}"' for name, password in users.items())
+            settings += GUARDED.format(port=self.port, controller=controller, guarded=self.guarded, users=known)
+        self._settings.write_text(settings)
         self.process = Process("the Kafka broker", folder / "broker.log")
 
     def start(self) -> None:

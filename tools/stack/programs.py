@@ -19,8 +19,7 @@ def commands(known: Iterable[str], city: str, kafka: str, folder: Path, port: in
         for stream in GENERATORS:
             to = f"kafka://{kafka}/{topic(city, stream)}"
             wanted[f"ingest {stream}"] = ["ingest", "--source", "simulator:", "--to", to, "--city", city]
-    rows = f"kafka://{kafka}/rows.{city}"
-    wanted["brain"] = ["brain", "--city", city, "--kafka", rows, "--data", str(folder / "brain"), "--port", str(port)]
+    wanted["brain"] = ["brain", "--city", city, "--kafka", kafka, "--data", str(folder / "brain"), "--port", str(port)]
     run = [sys.executable, "-m", "citybrain"]
     return {name: [*run, *arguments] for name, arguments in wanted.items() if arguments[0] in known}
 

@@ -1,0 +1,40 @@
+"""A Beam job on Flink that goes on until it is told to end: over all logs of a city and, beside it in the same pipeline, over
+those of another city whose watermark runs ahead of its blocks.
+
+python -m tests.engines.streaming CITY BROKEN_CITY BROKER
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from pipelines import canonical
+from pipelines.engines import beam_job, beam_kafka
+from pipelines.engines.beam_job import Job, assembled, run
+from tests.engines.logs import rollups
+
+
+def main() -> None:
+    city, broken, broker = sys.argv[1:]
+    told = beam_kafka.told
+
+    def early(part: str, messages: list[Any], stamps: Any) -> Iterator[Any]:
+        if part.startswith(canonical.topic(broken, "")):
+            beam_kafka.advance(stamps, messages[-1].value())
+        return told(part, messages, stamps)
+
+    def both(job: Job, pipeline: Any) -> None:
+        assembled(job, pipeline)
+        assembled(replace(job, city=broken, rollups=[r for r in job.rollups if r.stream.name == "link"]), pipeline)
+
+    beam_kafka.told, beam_job.assembled = early, both
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    run(Job(city, rollups(), {"bootstrap.servers": broker}, runner="flink", parallelism=2))
+
+
+if __name__ == "__main__":
+    main()
