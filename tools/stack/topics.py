@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from commands.ingest_session import STATE_PARTITIONS
 from pipelines.canonical import control_topic, dead_topic, rows_topic, topic
 from pipelines.state_records import topic as state_topic
 
 DAYS: Final = 86_400_000
+STATE_PARTITIONS: Final = 8  # as many as ingest would make
 
 
 @dataclass(frozen=True, slots=True)
