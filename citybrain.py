@@ -108,7 +108,10 @@ def replay(
     lookup: Lookup = None,
     disorder: Annotated[str | None, typer.Option(help="Disorder bound D of these files, such as 300s.")] = None,
     engine: Annotated[
-        str, typer.Option(help="Engine that groups by place and pane; this version has `polars`.")
+        str,
+        typer.Option(
+            help="Engine that groups by place and pane: polars (in this process), flink or beam, each with the same result."
+        ),
     ] = "polars",
     store: Annotated[
         str | None, typer.Option(help="Store to keep: a folder, chdb:///abs/dir or http(s)://... (default: temporary).")
@@ -136,13 +139,11 @@ def replay(
     from commands.replay import Options
     from commands.replay import replay as run
 
-    if engine != "polars":
-        raise UserError(f"--engine {engine!r} is not in this version; it has `polars`")
     if revisions not in ("newest", "all"):
         raise UserError(f"--revisions {revisions!r} is unknown; write newest or all")
     inputs = resolve(files, city=city, map_=map_, stream=stream, lookup=lookup, disorder=disorder)
     ends = instant(until, "--until") if until else None
-    options = Options(store, out, ends, fresh, revisions, tuple(only or ()), map_, city)  # type: ignore[arg-type]
+    options = Options(store, out, ends, fresh, revisions, tuple(only or ()), map_, city, engine)  # type: ignore[arg-type]
     summary = run(inputs, options, quiet)
     sys.stdout.write(orjson.dumps(summary).decode() + "\n")
 

@@ -11,6 +11,7 @@ from pipelines.catalogue import CatalogueError
 from pipelines.delivery import TooFar
 from pipelines.engines.flink_home import NoFlink
 from pipelines.engines.flink_rest import FlinkError
+from pipelines.engines.grouped_apart import JobFailed
 from pipelines.engines.jars import JarError
 from pipelines.engines.java import NoJava
 from pipelines.epoch import DamagedEpoch
@@ -37,9 +38,11 @@ WRONG = (
     TokenError,
     BackupRefused,
     PlaceTaken,
+    NoJava,
     FileNotFoundError,
     LookupError,
 )
 FAILED = (
-    StoreError, DamagedEpoch, CheckpointError, SpoolDamaged, FlinkError, NoFlink, JarError, NoJava, KafkaFailed, OSError,
+    StoreError, DamagedEpoch, CheckpointError, SpoolDamaged, JobFailed, FlinkError, NoFlink, JarError, NoJava,
+    KafkaFailed, OSError,
 )  # fmt: skip

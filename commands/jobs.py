@@ -30,7 +30,7 @@ def run(city_name: str, kafka: str, engine: str, parallelism: int, stop: threadi
     if engine == "polars":
         from pipelines.engines.polars_job import run as group
 
-        written = group(city.id, rollups, options.client(), stop)
+        written = group(city.id, rollups, options, stop)
         print(f"citybrain: ended, {written:,} rows and manifests written", file=sys.stderr, flush=True)
         return
     if options.security != "plaintext":

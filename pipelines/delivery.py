@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -22,6 +22,7 @@ import polars as pl
 from pipelines.brain import REMEMBER_MS, Brain, Step
 from pipelines.city import City
 from pipelines.counts import Counts
+from pipelines.engines.grouped_apart import GroupedApart
 from pipelines.episodes import Transition
 from pipelines.failpoints import reached
 from pipelines.indicator import Indicator, Panes
@@ -43,7 +44,7 @@ from pipelines.remote_stream import RemoteStream
 from pipelines.retention import Retention
 from pipelines.rollup import Rollup
 from pipelines.step_frames import Batch, KeptRows, StepFrames
-from pipelines.stream_run import Attached, InRun, StreamRun
+from pipelines.stream_run import Attached, InRun, StreamRun, embedded
 from pipelines.streams import DAY_MS, Stream
 
 COMMIT_EVENTS: Final = 1_000_000
@@ -80,8 +81,9 @@ class Run:
 
     `publish` is called with each step once it is durable (rule 30), on the thread that writes; replay has none. `older`
     loads stored rows of panes, `cases` stored events of a lifecycle stream; `drop` drops the rows of a table before an
-    instant, once they are older than `fine_for_ms` (None: never). Without `durable` nothing outlives the run. `remote`: the
-    sources bring what ingest and engines elsewhere made of the streams.
+    instant, once they are older than `fine_for_ms` (None: never). Without `durable` nothing outlives the run. `apart`
+    groups a finite run with another engine; what was killed of it starts over. `remote`: the sources bring what ingest and
+    engines elsewhere made of the streams.
     """
 
     def __init__(
@@ -106,9 +108,11 @@ class Run:
         now: Now | None = None,
         opener: Opener | None = None,
         durable: Durable | None = None,
+        apart: GroupedApart | None = None,
         remote: bool = False,
     ) -> None:
-        self.city, self.store, self.epoch, self.publish, self.live = city, store, epoch, publish, live
+        self.city, self.store, self.epoch, self.publish, self.apart = city, store, epoch, publish, apart
+        self.live = live
         self.commit_events = commit_events
         self.durable = durable
         saved = durable.recovered.parts if durable is not None and durable.recovered is not None else {}
@@ -138,6 +142,7 @@ class Run:
                 used[name], tuple(rollups[name].values()), inputs, self.registries[name], live=live, start=start,
                 max_places=max_places,
                 configured=[self.registries[name].ids[c] for c in self.brain.streams[name].tree.configured],
+                engines=embedded if apart is None or not rollups[name] else apart.engine,
             )
             for name, inputs in by_stream.items()
         }  # fmt: skip
@@ -270,16 +275,21 @@ class Run:
     def _close(self, plan: Plan, again: bool = False) -> None:
         """What is open when every input has ended closes, or time goes on until then (rule 9)."""
         closing, until = {name: stream.closing() for name, stream in self.files.items()}, plan.until
+        last = max(closing.values(), default=NEVER)
+        if until is not None and last > NEVER and until - last > FARTHEST_MS:
+            raise TooFar(
+                f"--until is {(until - last) / DAY_MS:.1f} days after the last event; at most {FARTHEST_MS // DAY_MS} are "
+                "allowed (is the year right?)"
+            )
+        if self.apart is not None:
+            started = time.perf_counter()
+            self.apart.run()
+            self.counts.spent(engine=time.perf_counter() - started)
+            for _ in self.apart.pieces(closing):
+                self._commit(replace(plan, kind="files"), *self._taken())
         if until is None:
             rows = [r for s in self.files.values() for r in s.all_rows()]
         else:
-            last = max(closing.values(), default=NEVER)
-            if last > NEVER and until - last > FARTHEST_MS:
-                days = (until - last) / DAY_MS
-                raise TooFar(
-                    f"--until is {days:.1f} days after the last event; at most {FARTHEST_MS // DAY_MS} are allowed (is the year "
-                    "right?)"
-                )
             closing = {name: max(end, until) for name, end in closing.items()}
             for name, stream in self.files.items():
                 stream.close_at(closing[name])
@@ -328,7 +338,7 @@ class Run:
 
         A step is written in one part or, where a block holds much time, in several. `again`: its plan is durable.
         """
-        if self.durable is not None and not again:
+        if self.durable is not None and self.apart is None and not again:
             self.store.call(partial(self._plan, self.durable.journal, asdict(plan)))
         return self._finish(plan, rows, [block for s in self.streams.values() for block in s.taken()], watermarks)
 
@@ -338,6 +348,7 @@ class Run:
         """A step from its rows and events on; or, after a restart, what was left of it."""
         parts: list[Step] = []
         last = None
+        durable = self.durable if self.apart is None or plan.kind == "close" else None
         began = started = time.perf_counter()
         for last in self._steps(plan, rows, events, watermarks):
             self.counts.spent(brain=time.perf_counter() - started)
@@ -346,10 +357,10 @@ class Run:
             if self.publish is not None:
                 parts.append(last)
             started = time.perf_counter()
-            if self.durable is not None and last.rests and started - began > LONG_STEP_S:
+            if durable is not None and last.rests and started - began > LONG_STEP_S:
                 self._rest = {"plan": asdict(plan), "watermarks": dict(watermarks)}
                 self._outbox = _transitions(parts)
-                self._checkpoint(self.durable.journal)
+                self._checkpoint(durable.journal)
                 self._publish(parts)
                 parts, began = [], started
         reached("step_judged")
@@ -364,8 +375,8 @@ class Run:
         ]
         for table, before in old:
             self.kept.drop(table, before)
-        if self.durable is not None:
-            self._checkpoint(self.durable.journal)
+        if durable is not None:
+            self._checkpoint(durable.journal)
         self._publish(parts)
         for table, before in old:
             self.store.call(partial(self._retire, table, before))

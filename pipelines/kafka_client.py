@@ -126,6 +126,11 @@ class Cluster:
 
         return self.asked(ask, f"topic {name!r} of {self.connection.options.servers} cannot be looked at")
 
+    def partitions(self, name: str) -> int:
+        """How many partitions a topic has; 0 where there is no such topic."""
+        found = self.topic(name)
+        return 0 if found is None else found.partitions
+
     def asked(self, question: Callable[[], T], what: str) -> T:
         """The answer; raises KafkaFailed where the cluster refuses, Stopped when the run is to end."""
         while True:

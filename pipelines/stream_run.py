@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -14,6 +14,7 @@ from pipelines.model import (
     NEVER,
     DeadLetter,
     Decoded,
+    Engine,
     Parts,
     PlaceRegistry,
     Rows,
@@ -33,6 +34,15 @@ class Attached:
 
     source: Source
     input: Input
+
+
+Engines = Callable[[Stream, Sequence[Rollup], Sequence[str], PlaceRegistry], Engine]
+"""Makes the engine of a stream: its rollups, its partitions, the codes of its places."""
+
+
+def embedded(stream: Stream, rollups: Sequence[Rollup], parts: Sequence[str], registry: PlaceRegistry) -> Engine:
+    """The one in this process."""
+    return PolarsEngine(rollups, parts)
 
 
 class InRun(ABC):
@@ -136,6 +146,7 @@ class StreamRun(InRun):
         max_places: int,
         configured: Sequence[str],
         unfed: Sequence[str] = (),
+        engines: Engines = embedded,
     ) -> None:
         super().__init__(stream, rollups, registry, [a.source for a in attached])
         self.ingest = Ingest(
@@ -143,7 +154,7 @@ class StreamRun(InRun):
             max_places=max_places, start=start, unfed=unfed,
         )  # fmt: skip
         self.parts = tuple(self.ingest.partitions)
-        self.engine = PolarsEngine(rollups, self.parts)
+        self.engine = engines(stream, rollups, self.parts, registry)
         self._wm = dict.fromkeys(self.parts, NEVER)
 
     def stamped(self, decoded: Decoded, now: int, last: bool = False) -> list[Stamped]:
@@ -171,7 +182,11 @@ class StreamRun(InRun):
                 if self.stream.lifecycle:
                     self.kept.append(block)
             self._wm[block.part] = max(self._wm[block.part], block.last_wm)
-        self.watermark = max(self.watermark, min(self._wm.values()))
+        self._advance()
+
+    def _advance(self) -> None:
+        """Up to where everything is known once the engine's rows are taken; it never falls."""
+        self.watermark = max(self.watermark, min(self.engine.watermark, *self._wm.values()))
 
     def wanted(self) -> str | None:
         """The file to read on from (rule 9)."""
@@ -186,7 +201,9 @@ class StreamRun(InRun):
         return [name for name in self.ingest.feeds if name not in self.sources]
 
     def rows(self) -> list[Rows]:
-        return self.engine.take()
+        rows = self.engine.take()
+        self._advance()
+        return rows
 
     def all_rows(self) -> list[Rows]:
         """The end of a finite input: every pane."""

@@ -6,10 +6,11 @@ rows before it are in the topic; panes that are told again have been handed over
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import polars as pl
 
@@ -17,6 +18,8 @@ from pipelines import canonical
 from pipelines.canonical import rows_topic
 from pipelines.engines.polars_engine import PolarsEngine
 from pipelines.engines.row_records import manifest_records, row_records
+from pipelines.kafka_client import Cluster, Connection, Stopped
+from pipelines.kafka_options import KafkaOptions
 from pipelines.model import NEVER, PlaceRegistry, Stamped
 from pipelines.rollup import Rollup
 from pipelines.streams import Stream
@@ -97,44 +100,53 @@ class StreamJob:
         return out
 
 
-def run(city: str, rollups: Sequence[Rollup], client: Mapping[str, Any], ends: Any) -> int:
-    """Until `ends` (a threading.Event) is set; returns how many records it wrote. `client`: options of librdkafka."""
+def run(city: str, rollups: Sequence[Rollup], options: KafkaOptions, stop: threading.Event) -> int:
+    """Until `stop` is set; returns how many records it wrote. Waits while the cluster is away, and says so."""
     from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 
-    streams = dict.fromkeys(rollup.stream.name for rollup in rollups)
-    jobs = {
-        job.topic: job
-        for job in (
-            StreamJob(city, mine[0].stream, mine)
-            for mine in ([r for r in rollups if r.stream.name == name] for name in streams)
-        )
-    }
+    by_stream = {rollup.stream.name: [r for r in rollups if r.stream.name == rollup.stream.name] for rollup in rollups}
+    jobs = {job.topic: job for job in (StreamJob(city, mine[0].stream, mine) for mine in by_stream.values())}
+    connection = Connection(options)
+    cluster = Cluster(connection, stop.is_set)
     consumer = Consumer(
-        {"group.id": f"citybrain-polars-{city}", "fetch.queue.backoff.ms": 10, **client, "enable.auto.commit": False,
-         "isolation.level": "read_committed", "auto.offset.reset": "earliest"}
+        {**connection.settings(), "group.id": f"citybrain-polars-{city}", "fetch.queue.backoff.ms": 10,
+         "enable.auto.commit": False, "isolation.level": "read_committed", "auto.offset.reset": "earliest"}
     )  # fmt: skip
     producer = Producer(
-        {"linger.ms": 5, "enable.idempotence": True, "queue.buffering.max.messages": 1_000_000, **client}
+        {**connection.settings(), "linger.ms": 5, "enable.idempotence": True, "queue.buffering.max.messages": 1_000_000}
     )
-    written, looked, committed = 0, 0.0, time.monotonic()
+    written, looked, committed = 0, -LOOK_S, time.monotonic()
+
+    def joined() -> None:
+        """Partitions that were made since begin where the group left them."""
+        new = [
+            job.join(number)
+            for name, job in jobs.items()
+            for number in range(cluster.partitions(name))
+            if number not in job.logs
+        ]
+        if new:
+            asked = [TopicPartition(log.topic, log.number) for log in new]
+            at = cluster.asked(lambda: consumer.committed(asked, timeout=15), "positions cannot be read")
+            consumer.incremental_assign(
+                [TopicPartition(p.topic, p.partition, p.offset if p.offset >= 0 else OFFSET_BEGINNING) for p in at]
+            )
+
+    def kept() -> None:
+        """Commits the positions, once all that was written is in the topic."""
+        positions = [(log, off) for job in jobs.values() for log, off in job.positions()]
+        while producer.flush(1):
+            connection.check()
+            if stop.is_set():
+                return
+        if positions:
+            at = [TopicPartition(log.topic, log.number, off) for log, off in positions]
+            cluster.asked(lambda: consumer.commit(offsets=at, asynchronous=False), "positions cannot be committed")
+
     try:
-        while not ends.is_set():
+        while not stop.is_set():
             if time.monotonic() - looked > LOOK_S:
-                topics = consumer.list_topics(timeout=15).topics
-                new = [
-                    job.join(number)
-                    for name, job in jobs.items()
-                    for number in (topics[name].partitions if name in topics else ())
-                    if number not in job.logs
-                ]
-                if new:
-                    at = consumer.committed([TopicPartition(log.topic, log.number) for log in new], timeout=15)
-                    consumer.incremental_assign(
-                        [
-                            TopicPartition(p.topic, p.partition, p.offset if p.offset >= 0 else OFFSET_BEGINNING)
-                            for p in at
-                        ]
-                    )
+                joined()
                 looked = time.monotonic()
             runs: dict[tuple[str, int], tuple[list[bytes], list[int]]] = {}
             for message in consumer.consume(FETCH, 0.05):
@@ -142,23 +154,21 @@ def run(city: str, rollups: Sequence[Rollup], client: Mapping[str, Any], ends: A
                     records, offsets = runs.setdefault((message.topic(), message.partition()), ([], []))
                     records.append(message.value())
                     offsets.append(message.offset())
+            connection.check()
             for (topic, number), (records, offsets) in runs.items():
                 jobs[topic].take_in(number, records, offsets)
-            for job in jobs.values():
-                for record in job.records():
-                    producer.produce(rows_topic(city), record)
-                    written += 1
-                    if not written % 10_000:
-                        producer.poll(0)
+            for record in (record for job in jobs.values() for record in job.records()):
+                producer.produce(rows_topic(city), record)
+                written += 1
+                if not written % 10_000:
+                    producer.poll(0)
             producer.poll(0)
             if time.monotonic() - committed > COMMIT_S:
-                at = [
-                    TopicPartition(log.topic, log.number, off) for job in jobs.values() for log, off in job.positions()
-                ]
-                if producer.flush(30) == 0 and at:
-                    consumer.commit(offsets=at, asynchronous=False)
+                kept()
                 committed = time.monotonic()
+    except Stopped:
+        pass
     finally:
-        producer.flush(30)
+        producer.flush(10)
         consumer.close()
     return written
