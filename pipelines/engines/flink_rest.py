@@ -68,7 +68,7 @@ class FlinkCluster:
         )
         return causes[-1].removeprefix("Caused by: ") if causes else "the cluster tells no reason"
 
-    def until_running(self, job: str, longest_s: float = 60) -> None:
+    def until_running(self, job: str, longest_s: float = 120) -> None:
         """Returns when all tasks of a job run; FlinkError when it fails or takes longer."""
         ends = time.monotonic() + longest_s
         while True:

@@ -122,7 +122,7 @@ def main() -> int:
     try:
         stack = Stack(given.folder.absolute(), {name: getattr(given, f"{name}_port") for name in PORTS})
         stack.start(given.city, given.servers)
-        say("ready; Ctrl-C ends it")
+        say(f"ready; data and logs are in {stack.folder}; Ctrl-C ends it")
         while (fallen := stack.fallen()) is None:
             time.sleep(CHECK_S)
         print(f"stack: {fallen.name} has ended by itself; see {fallen.log}", file=sys.stderr)
