@@ -18,6 +18,7 @@ from pipelines.engines.jars import jars
 
 CLIENT: Final = "org.apache.flink.client.cli.CliFrontend"
 SUBMITTED: Final = re.compile(r"JobID ([0-9a-f]{32})")
+CAUSE: Final = re.compile(r"^(?:: |Caused by: )?([\w.$]+(?:Error|Exception): .+)$", re.M)
 LONGEST_S: Final = 300
 
 
@@ -119,7 +120,14 @@ def _run(options: Options) -> str:
             ) from None
     found = SUBMITTED.search(done.stdout)
     if done.returncode or found is None:
-        said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        causes = [line for line in said if re.match(r"Caused by: |[\w.]*(Error|Exception): ", line)]
-        raise FlinkError(f"flink run failed: {(causes or said or ['it says nothing'])[-1]}")
+        raise FlinkError(f"flink run failed: {_why(done.stdout, done.stderr)}")
     return found[1]
+
+
+def _why(out: str, err: str) -> str:
+    """What went wrong, and its first cause: a program that fails says it on stdout, Flink's client on stderr."""
+    text = out[out.rfind("Traceback") :] if "Traceback" in out else err
+    causes = [cause for cause in CAUSE.findall(text) if not cause.startswith("py4j.")]
+    if not causes:
+        return (out + err).strip()[-500:] or "it says nothing"
+    return causes[0] if len(causes) == 1 else f"{causes[0]} ({causes[-1]})"

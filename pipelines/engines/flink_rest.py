@@ -68,7 +68,7 @@ class FlinkCluster:
         )
         return causes[-1].removeprefix("Caused by: ") if causes else "the cluster tells no reason"
 
-    def until_running(self, job: str, longest_s: float = 60) -> None:
+    def until_running(self, job: str, longest_s: float = 120) -> None:
         """Returns when all tasks of a job run; FlinkError when it fails or takes longer."""
         ends = time.monotonic() + longest_s
         while True:
@@ -85,6 +85,8 @@ class FlinkCluster:
 
     def stopped(self, job: str, folder: str | None, longest_s: float = 600) -> str:
         """Stops a job with a savepoint and returns its path; `folder`: where to, else what the cluster is configured to."""
+        if (state := self.state(job)) in ENDED:
+            raise FlinkError(f"job {job} cannot be stopped: it has ended, {state}")
         body = {"drain": False} if folder is None else {"drain": False, "targetDirectory": folder}
         trigger, ends = self.ask(f"/jobs/{job}/stop", body)["request-id"], time.monotonic() + longest_s
         while True:

@@ -16,7 +16,7 @@ import pytest
 
 from commands.inputs import UserError
 from commands.submit import Options, stop, submit
-from pipelines import canonical, catalogue
+from pipelines import canonical
 from pipelines.engines.flink_main import name_of
 from pipelines.engines.flink_rest import FlinkCluster, FlinkError
 from tests.engines.kafka import create, read, write
@@ -25,9 +25,11 @@ from tools.stack.broker import Broker
 from tools.stack.flink_cluster import JOB_MANAGER, TASK_MANAGER, Cluster
 
 ROOT = Path(__file__).resolve().parents[2]
-EVENTS = 1500
+EVENTS = 4000
 """Of a partition, at most."""
 LONGEST_S = 60
+LEFT_OUT = ("city", "detectors", "parking", "services", "water")
+ROLLUPS = ("air", "link")
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +50,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `pip wheel` packs, without a build: Flink leaves the file zipped, too."""
+    """What `pip wheel` packs, without a build (Flink leaves the file zipped, too), of a version with fewer indicators: its job
+    has the rollups `air` and `link`, those of this version have more."""
     path = tmp_path_factory.mktemp("wheel") / "citybrain-0-py3-none-any.whl"
     packed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    left_out = [ROOT / "pipelines" / "catalogue" / f"{name}.py" for name in LEFT_OUT]
     with zipfile.ZipFile(path, "w") as file:
         for name in packed["only-include"]:
             for each in [ROOT / name, *(ROOT / name).rglob("*")]:
-                if each.is_file() and "__pycache__" not in each.parts:
+                if each.is_file() and "__pycache__" not in each.parts and each not in left_out:
                     file.write(each, each.relative_to(ROOT))
     return path
 
@@ -68,8 +72,7 @@ class Town:
         (self.pack / "city.toml").write_text(
             f'id = "{name}"\nzh = "{name}"\nen = "{name}"\nzone = "UTC"\ndistricts = []\n'
         )
-        mine = {rollup.stream for rollup in catalogue.rollups(catalogue.CATALOGUE)}
-        self.logs = [log for log in logs(seed, EVENTS) if log.stream in mine]
+        self.logs = [log for log in logs(seed, EVENTS) if log.stream.name in ROLLUPS]
         self.wanted: list[tuple[Log, dict[str, Grouped]]] = [(log, by_polars(log, name)) for log in self.logs]
         topics = [(canonical.topic(name, log.stream.name), len(log.partitions)) for log in self.logs]
         create(broker, [(f"rows.{name}", 1), *topics])
@@ -114,13 +117,14 @@ class Town:
         found, total = from_topic(records), [0, 0, 0]
         for log, wanted in self.wanted:
             total = [a + b for a, b in zip(total, compared(wanted, found, log.closing, orderly), strict=True)]
-        assert total[0] > 3_000 and total[1] > 100 and total[2] > 100
+        assert len(self.logs) == 2 and total[0] > 1_500 and total[1] > 100 and total[2] > 100
         return total[0], total[1], total[2]
 
 
 def test_handover(broker: str, cluster: Cluster, wheel: Path, tmp_path: Path) -> None:
-    """Stopped with a savepoint and gone on from it, nothing is missing and nothing comes twice. A TaskManager that dies costs
-    nothing, and another one takes over. Without a savepoint everything comes again, and is the same."""
+    """Stopped with a savepoint and gone on from it with another parallelism, nothing is missing and nothing comes twice. A
+    TaskManager that dies costs nothing, and another one takes over. Without a savepoint everything comes again, and is the
+    same."""
     town, rest = Town("handed", 11, broker, tmp_path), FlinkCluster(cluster.address)
     town.send(0)
     options = Options(cluster.address, str(town.pack), broker, wheel=wheel)
@@ -133,7 +137,7 @@ def test_handover(broker: str, cluster: Cluster, wheel: Path, tmp_path: Path) ->
     before = len(town.records())
 
     town.send(1)
-    job = submit(replace(options, savepoint=savepoint))["job"]
+    job = submit(replace(options, savepoint=savepoint, parallelism=2))["job"]
     town.until(more_than=before)
     time.sleep(1)
     assert len(town.records()) == len(set(town.records())), "no row came twice"
@@ -149,7 +153,7 @@ def test_handover(broker: str, cluster: Cluster, wheel: Path, tmp_path: Path) ->
     rest.cancel(job)
 
     records = len(town.records())
-    job = submit(replace(options, parallelism=2, wheel=None))["job"]
+    job = submit(replace(options, parallelism=2))["job"]
     assert town.equal(town.ended(after=records)) == (rows, late, manifests), "the third job made them all again"
     assert town.equal(town.records(), orderly=False) == (rows, late, manifests)
     rest.cancel(job)
@@ -158,15 +162,21 @@ def test_handover(broker: str, cluster: Cluster, wheel: Path, tmp_path: Path) ->
     )
 
 
-def test_what_cannot_be_submitted(broker: str, cluster: Cluster) -> None:
+def test_what_cannot_be_submitted(
+    broker: str, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(UserError, match=r"--parallelism 9 needs as many task slots and .* has 4 free"):
         submit(Options(cluster.address, "demo", broker, parallelism=9))
-    with pytest.raises(FlinkError, match=r"flink run failed: .*'soon'"):
+    with pytest.raises(
+        FlinkError,
+        match=r"flink run failed: .*Could not parse value 'soon' for key 'execution\.checkpointing\.interval'",
+    ):
         submit(Options(cluster.address, "demo", broker, settings=("execution.checkpointing.interval=soon",)))
     assert FlinkCluster(cluster.address).running(name_of("demo")) == []
-    with pytest.raises(FlinkError, match=r"refuses /jobs/0{32}/stop"):
+    with pytest.raises(FlinkError, match=r"refuses /jobs/0{32}: .*Could not find Flink job"):
         stop(cluster.address, "0" * 32, None)
-    assert not list(Path(tempfile.gettempdir()).glob("citybrain-submit-*"))
+    assert list(tmp_path.iterdir()) == [], "what a submission needs on disk is gone"
 
 
 def test_metrics_for_prometheus(cluster: Cluster) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from commands.inputs import UserError
-from commands.submit import Options, stop, submit
+from commands.submit import Options, _why, stop, submit
 from pipelines.engines.flink_main import client_options, job_of, name_of
 from pipelines.engines.flink_rest import FlinkCluster, FlinkError
 
@@ -28,7 +28,8 @@ def answers() -> Iterator[dict[str, Any]]:
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            status, body = said.get(self.path, (404, {"errors": ["not found"]}))
+            answer = said.get(self.path, (404, {"errors": ["not found"]}))
+            status, body = answer() if callable(answer) else answer
             self.send_response(status)
             self.end_headers()
             self.wfile.write(body if isinstance(body, bytes) else json.dumps(body).encode())
@@ -93,8 +94,12 @@ def test_a_cluster_that_is_none(answers: dict[str, Any]) -> None:
 def test_stop(answers: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="'x' is no job id; it has 32 hexadecimal digits"):
         stop(answers["address"], "x", None)
-    answers[f"/jobs/{JOB}/stop"] = (202, {"request-id": "t"})
     answers[f"/jobs/{JOB}"] = (200, {"state": "FINISHED"})
+    with pytest.raises(FlinkError, match=f"job {JOB} cannot be stopped: it has ended, FINISHED"):
+        stop(answers["address"], JOB, None)
+    states = iter(["RUNNING", "RUNNING", "RUNNING", "FINISHED"])
+    answers[f"/jobs/{JOB}"] = lambda: (200, {"state": next(states)})
+    answers[f"/jobs/{JOB}/stop"] = (202, {"request-id": "t"})
     failed = {"status": {"id": "COMPLETED"}, "operation": {"failure-cause": {"class": "X", "stack-trace": TRACE}}}
     answers[f"/jobs/{JOB}/savepoints/t"] = (200, failed)
     with pytest.raises(FlinkError, match=f"the savepoint of job {JOB} failed, and it goes on: .*the disk is full$"):
@@ -131,3 +136,20 @@ def test_job_of_a_pack() -> None:
     assert (job.city, job.parallelism, job.bounded) == ("demo", 3, False)
     assert job.settings["pipeline.name"] == "citybrain demo" and job.settings["a"] == "b"
     assert "'scan.bounded.mode'" not in job.text() and "'topic' = 'events.demo.link'" in job.text()
+
+
+OF_PYTHON = "Traceback (most\n  File\npipelines.pack_checks.PackError: c.toml: bad\n"
+OF_PY4J = f"Traceback\npy4j.protocol.Py4JJavaError: An error\n: org.XException: outer\n{TRACE}"
+
+
+@pytest.mark.parametrize(
+    ("out", "err", "said"),
+    [
+        (OF_PYTHON, "x.Exception: code 1\n", "pipelines.pack_checks.PackError: c.toml: bad"),
+        (OF_PY4J, "x.Exception: code 1\n", "org.XException: outer (java.io.IOException: the disk is full)"),
+        ("", "java.net.ConnectException: refused\n\tat x\n", "java.net.ConnectException: refused"),
+        ("", "", "it says nothing"),
+    ],
+)
+def test_why_a_submission_failed(out: str, err: str, said: str) -> None:
+    assert _why(out, err) == said

@@ -36,7 +36,9 @@ class Stack:
 
     def __init__(self, folder: Path, ports: dict[str, int]) -> None:
         """`ports`: those of kafka, flink, mqtt, brain; 0 stands for a free one."""
-        self.folder, self.started, self.processes = folder, Started(folder), list[Process]()
+        self.folder, self.started = folder, Started(folder)
+        self.processes, self.own = list[Process](), list[Process]()
+        """`own`: those that do not wait for one another's end."""
         for pid in self.started.end_leftovers():
             say(f"ended process {pid}, left over from a stack that crashed")
         for name, port in ports.items():
@@ -67,19 +69,19 @@ class Stack:
         if servers:
             return
         say(f"  job       {submit(Options(self.cluster.address, city, self.broker.address))['job']}")
-        there = programs.known()
-        for name, command in programs.commands(there, city, self.broker.address, self.folder, self.brain_port).items():
+        for name, command in programs.commands(city, self.broker.address, self.folder, self.brain_port).items():
             process = Process(name, self.folder / f"{name.replace(' ', '-')}.log")
+            self.own.append(process)
             self._start(process, lambda p=process, c=command: p.start(c, lambda: True))  # type: ignore[misc]
-            say(name)
-        for name in {"ingest", "brain"} - there:
-            say(f"{name:<12}is not in this version")
+            say(f"{name:<12}{f'http://127.0.0.1:{self.brain_port}' if name == 'brain' else process.log}")
 
     def fallen(self) -> Process | None:
         """A program that ended by itself."""
         return next((process for process in self.processes if process.pid is None), None)
 
     def end(self) -> None:
+        for process in self.own:
+            process.tell()
         for process in reversed(self.processes):
             process.end()
         self.started.close()
@@ -120,7 +122,7 @@ def main() -> int:
     try:
         stack = Stack(given.folder.absolute(), {name: getattr(given, f"{name}_port") for name in PORTS})
         stack.start(given.city, given.servers)
-        say("ready; Ctrl-C ends it")
+        say(f"ready; data and logs are in {stack.folder}; Ctrl-C ends it")
         while (fallen := stack.fallen()) is None:
             time.sleep(CHECK_S)
         print(f"stack: {fallen.name} has ended by itself; see {fallen.log}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import shutil
 import signal
@@ -12,8 +13,10 @@ from typing import Final
 from tools.stack.broker import free_port
 from tools.stack.process import Process
 
-# Without a limit of its own a broker drops what a subscriber that is away has not fetched: by default after 1,000 messages.
+# Started as root it would become another user, who cannot write here. Without a limit of its own a broker drops
+# what a subscriber that is away has not fetched: by default after 1,000 messages.
 SETTINGS: Final = """\
+user {user}
 listener {port} 127.0.0.1
 allow_anonymous true
 persistence true
@@ -38,7 +41,7 @@ class Mosquitto:
         self.address = f"127.0.0.1:{self.port}"
         self.process = Process("mosquitto", folder / "mosquitto.log")
         self._command = [program, "-c", str(folder / "mosquitto.conf")]
-        (folder / "mosquitto.conf").write_text(SETTINGS.format(port=self.port, folder=folder))
+        (folder / "mosquitto.conf").write_text(SETTINGS.format(port=self.port, folder=folder, user=getpass.getuser()))
 
     def start(self) -> None:
         """Returns when it takes connections."""

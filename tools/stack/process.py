@@ -56,11 +56,16 @@ class Process:
                 raise RuntimeError(f"{self.name} cannot be started: it {why}; see {self.log}")
             time.sleep(0.1)
 
+    def tell(self, number: int = signal.SIGTERM) -> None:
+        """A signal, without waiting for what follows."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
     def end(self, number: int = signal.SIGTERM) -> None:
         """SIGTERM for an orderly end, SIGKILL for none; returns when it is gone."""
         if self._process is None:
             return
-        self._process.send_signal(number)
+        self.tell(number)
         try:
             self._process.wait(30)
         except subprocess.TimeoutExpired:

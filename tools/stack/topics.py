@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipelines.canonical import topic
+from pipelines.canonical import control_topic, dead_topic, rows_topic, topic
+from pipelines.state_records import topic as state_topic
 
 DAYS: Final = 86_400_000
+STATE_PARTITIONS: Final = 8  # as many as ingest would make
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +24,14 @@ def kept(days: int) -> dict[str, str]:
     return {"cleanup.policy": "delete", "retention.ms": str(days * DAYS)}
 
 
-def topics(city: str, streams: Iterable[str], partitions: int = 2) -> list[Topic]:
-    """`partitions`: of each canonical log."""
+def topics(city: str, streams: Iterable[str], partitions: int = 1) -> list[Topic]:
+    """`partitions`: of each canonical log; ingest adds what it needs."""
     return [
         *(Topic(topic(city, stream), partitions, kept(7)) for stream in streams),
-        Topic(f"rows.{city}", 1, kept(7)),
-        Topic(f"dead.{city}", 1, kept(30)),
-        Topic(f"control.{city}", 1, kept(7)),
-        Topic(f"state.{city}", 1, {"cleanup.policy": "compact"}),
+        Topic(rows_topic(city), 1, kept(7)),
+        Topic(dead_topic(city), 1, kept(30)),
+        Topic(control_topic(city), 1, kept(7)),
+        Topic(state_topic(city), STATE_PARTITIONS, {"cleanup.policy": "compact"}),
     ]
 
 
