@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -37,10 +36,17 @@ class Session:
     """From opening the log to the end of the files, or to `stop`."""
 
     def __init__(
-        self, plan: Plan, cluster: Cluster, clock: Callable[[], int], stop: threading.Event, until: int | None
+        self,
+        plan: Plan,
+        cluster: Cluster,
+        clock: Callable[[], int],
+        stop: threading.Event,
+        until: int | None,
+        owner: str,
     ) -> None:
+        """`owner` names this process."""
         self.plan, self.cluster, self.clock, self.stop, self.until = plan, cluster, clock, stop, until
-        self.owner = uuid.uuid4().hex
+        self.owner, self._before = owner, owner
         self.writer: LogWriter | None = None
         self.batches = 0
         self._log = KafkaLog(
@@ -63,7 +69,7 @@ class Session:
     def taken_over(self) -> bool:
         """Whether another process has this ingest now."""
         parts, _, _ = self._saved()
-        return "run" in parts and parts["run"]["owner"] != self.owner
+        return "run" in parts and parts["run"]["owner"] not in (self.owner, self._before)
 
     def close(self) -> None:
         for source in self._sources:
@@ -79,6 +85,8 @@ class Session:
         about = parts.get(ABOUT, {})
         if "run" not in parts:  # nothing but its partitions, of a first start that was killed
             parts = {}
+        else:
+            self._before = parts["run"]["owner"]
         opened = plan.open(about.get("start", now))
         self._sources = [source for source, _ in opened.sources]
         known = parts[f"stream/{plan.stream.name}/ingest"]["feeds"] if parts else None
