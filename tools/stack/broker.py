@@ -85,6 +85,17 @@ class Broker:
                 raise RuntimeError(f"the Kafka broker does not start; see {self.folder / 'broker.log'}")
             time.sleep(0.1)
 
+    @property
+    def pid(self) -> int:
+        """Of the running process."""
+        if self._process is None:
+            raise RuntimeError("the broker does not run")
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def end(self, number: int = signal.SIGTERM) -> None:
         """SIGTERM for an orderly end, SIGKILL for none; returns when it is gone."""
         if self._process is not None:
