@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from commands.ingest_inputs import Opened, Plan
+from commands.ingest_inputs import Plan
 from commands.inputs import UserError
 from pipelines import canonical, catalogue, state_records
 from pipelines.delivery import Attached
@@ -90,20 +90,23 @@ class Session:
         opened = plan.open(about.get("start", now))
         self._sources = [source for source, _ in opened.sources]
         known = parts[f"stream/{plan.stream.name}/ingest"]["feeds"] if parts else None
-        follows = parts and self._follows(parts, opened)
+        wanted = 1 + max((n for _, n in opened.sources), default=0)
+        log = ensured(self.cluster, plan.target.topic, wanted)
+        identity = {**opened.identity, "log": log.id}
+        follows = parts and self._follows(parts, identity)
         about = {
-            "identity": dict(opened.identity),
+            "identity": identity,
             "start": about.get("start", now),
             "targets": about.get("targets", {}),
         }
-        targets = self._targets(about, 1 + max((n for _, n in opened.sources), default=0))
+        targets = self._targets(about, wanted)
         names = [*targets]
         ours = [(source, names[n]) for source, n in opened.sources]
         given = [(s, part) for s, part in ours if known is None or follows or s.input in known]
         writer = self.writer = LogWriter(
             plan.city.id, plan.id, plan.stream,
             [Attached(s, Input(s.input, part, plan.disorder_ms)) for s, part in given], targets,
-            owner=self.owner, identity=opened.identity, live=plan.live, start=about["start"],
+            owner=self.owner, identity=identity, live=plan.live, start=about["start"],
             configured=[s.id for s in plan.city.sites if s.stream == plan.stream.name],
             places=saved_places(parts, plan.stream.name),
         )  # fmt: skip
@@ -140,11 +143,16 @@ class Session:
         records = StateRecords(state_records.prefix(self.plan.stream.name, self.plan.id))
         return records.load(held), records, held
 
-    def _follows(self, parts: Parts, opened: Opened) -> bool:
+    def _follows(self, parts: Parts, now: dict[str, Any]) -> bool:
         """Whether other files follow those that were finished. UserError where the state is of another source."""
-        was, now = parts[ABOUT]["identity"], dict(opened.identity)
+        was = parts[ABOUT]["identity"]
         if was == now:
             return False
+        if was["log"] != now["log"]:
+            raise KafkaFailed(
+                f"{self.plan.target.shown} was deleted and made again: what ingest {self.plan.id!r} wrote there is gone. To read "
+                "its source from the beginning, give another --id"
+            )
         if was.get("run") == now["run"] == "files" and parts["run"]["finished"]:
             return True
         if was.get("run") == now["run"] == "kafka" and was["topic"] == now["topic"]:

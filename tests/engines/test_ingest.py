@@ -403,6 +403,18 @@ def test_bad_input(broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert _code(error.value) == 2
 
 
+def test_a_log_that_was_made_again(broker: Broker, tmp_path: Path) -> None:
+    topic, file = canonical.topic("demo", "rain"), tmp_path / "rain.ndjson"
+    file.write_bytes(b"broken\n")
+    options = Options((str(file),), f"kafka://{broker.address}/{topic}")
+    assert run_ingest(options)["rejected"] == 1
+    admin = AdminClient({"bootstrap.servers": broker.address})
+    admin.delete_topics([topic])[topic].result(30)
+    time.sleep(1)
+    with pytest.raises(KafkaFailed, match="was deleted and made again: what ingest 'files' wrote there is gone"):
+        run_ingest(options)
+
+
 def test_a_mapping_reads_messages(broker: Broker, tmp_path: Path) -> None:
     """Foreign JSON on a topic, with its units, through the same mapping as files."""
     mapping = tmp_path / "sensors.toml"
