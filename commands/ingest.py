@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -45,9 +46,9 @@ def sessions(
     plan: Plan, cluster: Cluster, wall: Callable[[], int], stop: threading.Event, until: int | None
 ) -> Session:
     """One after the other, until one ends as it should; returns that."""
-    lost = 0
+    lost, owner = 0, uuid.uuid4().hex
     while True:
-        session = Session(plan, cluster, wall, stop, until)
+        session = Session(plan, cluster, wall, stop, until, owner)
         try:
             session.run()
         except Stopped:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from commands.durable import replay_identity
-from commands.inputs import LONGEST_DISORDER_MS, UserError, city_of, named, resolve
+from commands.inputs import LONGEST_DISORDER_MS, Inputs, UserError, city_of, named, resolve
 from connectors.formats import Format
 from connectors.formats.json_lines import JsonLinesFormat
 from connectors.formats.ndjson import Ndjson
@@ -97,24 +97,7 @@ def planned(options: Options, clusters: Callable[[KafkaOptions], Cluster], clock
     if city.id != name:
         raise UserError(f"--city is {city.id!r}, and the topic of --to is of city {name!r}")
     if kind == "files":
-        paths = [Path(source.removeprefix("file://")) for source in options.sources]
-        inputs = resolve(
-            paths, city=options.city or name, map_=options.map, stream=None if options.map else stream_name, lookup=None,
-            disorder=options.disorder,
-        )  # fmt: skip
-        stream, city = _of(inputs.streams[0], stream_name), inputs.city
-        how = [str(options.map), str(options.city)]
-
-        def files(_: int) -> Opened:
-            fresh = resolve(
-                paths, city=options.city or name, map_=options.map, stream=None if options.map else stream_name,
-                lookup=None, disorder=options.disorder,
-            )  # fmt: skip
-            identity = replay_identity(fresh.attached, name, (), how)
-            return Opened(tuple((one.source, 0) for one in fresh.attached), identity | {"run": "files"})
-
-        bound = inputs.attached[0].input.disorder_ms
-        return Plan(city, stream, target, _id(options, "files"), kind, False, files, bound)
+        return _files(options, target, city, stream)
     mapping = _mapping(options, kind)
     if mapping is not None:
         stream = _of(mapping.stream, stream_name)
@@ -137,6 +120,25 @@ def planned(options: Options, clusters: Callable[[KafkaOptions], Cluster], clock
             pushes = Pushes(source, city.id, stream, id_, options.data, clock)
             return Plan(city, stream, target, id_, kind, True, pushes.opened, disorder_ms, pushes.joining, pushes.close)
     return Plan(city, stream, target, id_, kind, True, open_, disorder_ms)
+
+
+def _files(options: Options, target: KafkaOptions, city: City, stream: Stream) -> Plan:
+    paths = [Path(source.removeprefix("file://")) for source in options.sources]
+
+    def read() -> Inputs:
+        return resolve(
+            paths, city=options.city or city.id, map_=options.map, stream=None if options.map else stream.name,
+            lookup=None, disorder=options.disorder,
+        )  # fmt: skip
+
+    def open_(_: int) -> Opened:
+        found = read()
+        identity = replay_identity(found.attached, city.id, (), [str(options.map), str(options.city)])
+        return Opened(tuple((one.source, 0) for one in found.attached), identity | {"run": "files"})
+
+    inputs = read()
+    declared, bound = _of(inputs.streams[0], stream.name), inputs.attached[0].input.disorder_ms
+    return Plan(inputs.city, declared, target, _id(options, "files"), "files", False, open_, bound)
 
 
 _ALLOWED: Final = "kafka://HOST:PORT/TOPIC, http://HOST:PORT (where to listen for pushes) or simulator:"

@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from typing import Any, Final
 
-from commands.ingest_inputs import Opened, Plan
+from commands.ingest_inputs import Plan
 from commands.inputs import UserError
 from pipelines import canonical, catalogue, state_records
 from pipelines.canonical import control_topic, dead_topic
@@ -38,10 +37,17 @@ class Session:
     """From opening the log to the end of the files, or to `stop`."""
 
     def __init__(
-        self, plan: Plan, cluster: Cluster, clock: Callable[[], int], stop: threading.Event, until: int | None
+        self,
+        plan: Plan,
+        cluster: Cluster,
+        clock: Callable[[], int],
+        stop: threading.Event,
+        until: int | None,
+        owner: str,
     ) -> None:
+        """`owner` names this process."""
         self.plan, self.cluster, self.clock, self.stop, self.until = plan, cluster, clock, stop, until
-        self.owner = uuid.uuid4().hex
+        self.owner, self._before = owner, owner
         self.writer: LogWriter | None = None
         self.batches = 0
         self._log = KafkaLog(
@@ -64,7 +70,7 @@ class Session:
     def taken_over(self) -> bool:
         """Whether another process has this ingest now."""
         parts, _, _ = self._saved()
-        return "run" in parts and parts["run"]["owner"] != self.owner
+        return "run" in parts and parts["run"]["owner"] not in (self.owner, self._before)
 
     def close(self) -> None:
         for source in self._sources:
@@ -80,23 +86,28 @@ class Session:
         about = parts.get(ABOUT, {})
         if "run" not in parts:  # nothing but its partitions, of a first start that was killed
             parts = {}
+        else:
+            self._before = parts["run"]["owner"]
         opened = plan.open(about.get("start", now))
         self._sources = [source for source, _ in opened.sources]
         known = parts[f"stream/{plan.stream.name}/ingest"]["feeds"] if parts else None
-        follows = parts and self._follows(parts, opened)
+        wanted = 1 + max((n for _, n in opened.sources), default=0)
+        log = ensured(self.cluster, plan.target.topic, wanted)
+        identity = {**opened.identity, "log": log.id}
+        follows = parts and self._follows(parts, identity)
         about = {
-            "identity": dict(opened.identity),
+            "identity": identity,
             "start": about.get("start", now),
             "targets": about.get("targets", {}),
         }
-        targets = self._targets(about, 1 + max((n for _, n in opened.sources), default=0))
+        targets = self._targets(about, wanted)
         names = [*targets]
         ours = [(source, names[n]) for source, n in opened.sources]
         given = [(s, part) for s, part in ours if known is None or follows or s.input in known]
         writer = self.writer = LogWriter(
             plan.city.id, plan.id, plan.stream,
             [Attached(s, Input(s.input, part, plan.disorder_ms)) for s, part in given], targets,
-            owner=self.owner, identity=opened.identity, live=plan.live, start=about["start"],
+            owner=self.owner, identity=identity, live=plan.live, start=about["start"],
             configured=[s.id for s in plan.city.sites if s.stream == plan.stream.name],
             places=saved_places(parts, plan.stream.name),
         )  # fmt: skip
@@ -133,11 +144,16 @@ class Session:
         records = StateRecords(state_records.prefix(self.plan.stream.name, self.plan.id))
         return records.load(held), records, held
 
-    def _follows(self, parts: Parts, opened: Opened) -> bool:
+    def _follows(self, parts: Parts, now: dict[str, Any]) -> bool:
         """Whether other files follow those that were finished. UserError where the state is of another source."""
-        was, now = parts[ABOUT]["identity"], dict(opened.identity)
+        was = parts[ABOUT]["identity"]
         if was == now:
             return False
+        if was["log"] != now["log"]:
+            raise KafkaFailed(
+                f"{self.plan.target.shown} was deleted and made again: what ingest {self.plan.id!r} wrote there is gone. To read "
+                "its source from the beginning, give another --id"
+            )
         if was.get("run") == now["run"] == "files" and parts["run"]["finished"]:
             return True
         if was.get("run") == now["run"] == "kafka" and was["topic"] == now["topic"]:

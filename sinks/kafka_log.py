@@ -160,7 +160,11 @@ def ensured(cluster: Cluster, name: str, partitions: int, config: Mapping[str, s
                 raise
 
     def add() -> None:
-        cluster.admin.create_partitions([NewPartitions(name, partitions)], request_timeout=10)[name].result(15)
+        try:
+            cluster.admin.create_partitions([NewPartitions(name, partitions)], request_timeout=10)[name].result(15)
+        except KafkaException as error:  # another ingest was there first: how many there are is looked at below
+            if error.args[0].code() != KafkaError.INVALID_PARTITIONS:
+                raise
 
     if topic is None:
         cluster.asked(create, f"topic {name!r} of {host} is missing and cannot be made; {make}")

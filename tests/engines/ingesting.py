@@ -1,10 +1,14 @@
 """`citybrain ingest` in small batches, as a process of its own: what is killed.
 
-python -m tests.engines.ingesting [--broken] ARGUMENTS...
+python -m tests.engines.ingesting [--broken] [--kills=PID] ARGUMENTS...
+
+`--kills`: the process that is killed while the fourth batch is in an open transaction.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -23,11 +27,17 @@ def main() -> None:
     kafka.READ_MESSAGES = ingest_session.READ = 200
     ingest_session.COMMIT_S = 0.0
     commit, produce = KafkaLog.commit, KafkaLog._produce
+    kills = [int(a.removeprefix("--kills=")) for a in sys.argv if a.startswith("--kills=")]
+    batches = 0
 
     def sent(log: KafkaLog, producer: Producer, run: Records) -> None:
         """So that the cluster has it in an open transaction."""
+        nonlocal batches
         produce(log, producer, run)
         producer.flush(0.05)
+        batches += run.topic.startswith("state.")
+        if batches == 4 and kills:
+            os.kill(kills.pop(), signal.SIGKILL)
 
     def slowly(log: KafkaLog, runs: Sequence[Records]) -> None:
         commit(log, runs)
@@ -40,7 +50,7 @@ def main() -> None:
 
     KafkaLog._produce = sent
     KafkaLog.commit = loosely if "--broken" in sys.argv else slowly
-    sys.argv = ["citybrain", "ingest", *(a for a in sys.argv[1:] if a != "--broken")]
+    sys.argv = ["citybrain", "ingest", *(a for a in sys.argv[1:] if a != "--broken" and not a.startswith("--kills="))]
     from citybrain import main as command
 
     command()

@@ -77,6 +77,17 @@ class Broker:
                 raise RuntimeError(f"the broker's folder {self.folder} cannot be set up: {done.stderr[-500:]}")
         self.process.start(self._java("kafka.Kafka", self._settings), lambda: answers(self.address))
 
+    @property
+    def pid(self) -> int:
+        """Of the running process."""
+        if self._process is None:
+            raise RuntimeError("the broker does not run")
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def end(self, number: int = signal.SIGTERM) -> None:
         """SIGTERM for an orderly end, SIGKILL for none; returns when it is gone."""
         self.process.end(number)
