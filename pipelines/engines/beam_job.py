@@ -23,7 +23,7 @@ from apache_beam.runners.runner import PipelineState
 from apache_beam.utils.subprocess_server import pick_port
 
 from pipelines.canonical import topic
-from pipelines.engines.beam_kafka import Follow, Read, Write, partitions
+from pipelines.engines.beam_kafka import Follow, Read, Write, log_of
 from pipelines.engines.beam_transform import GroupRows
 from pipelines.engines.jars import jars
 from pipelines.engines.java import java_home
@@ -32,6 +32,8 @@ from pipelines.rollup import Rollup
 LOCAL: Final = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 CHECKPOINT_MS: Final = 20_000
 """A first checkpoint that comes before the sources began leaves the job without any output; 3 s was too early."""
+BUNDLE_MS: Final = 200
+"""So long a bundle waits for more; windows fire between two bundles."""
 OPENED: Final = (
     "java.lang",
     "java.lang.invoke",
@@ -43,6 +45,7 @@ OPENED: Final = (
 )
 """Packages that Flink's serializers look into."""
 READY_S: Final = 60.0
+CANCELLED_S: Final = 10.0
 LOOK_S: Final = 0.5
 
 
@@ -74,13 +77,13 @@ class Job:
 
 def assembled(job: Job, pipeline: Any) -> None:
     """The job's transforms in a pipeline. LookupError for a topic that is not there."""
-    partitions(job.kafka, job.rows_topic, bounded=True)
+    log_of(job.kafka, job.rows_topic, bounded=True)
     rows = []
     for stream in dict.fromkeys(rollup.stream for rollup in job.rollups):
         log = topic(job.city, stream.name)
         blocks = (
             pipeline
-            | f"partitions of {log}" >> beam.Create(partitions(job.kafka, log, job.bounded), reshuffle=False)
+            | f"log {log}" >> beam.Create([log_of(job.kafka, log, job.bounded)], reshuffle=False)
             | f"read {log}" >> beam.ParDo(Read(job.kafka) if job.bounded else Follow(job.kafka))
         )
         rows.append(blocks | f"group {log}" >> GroupRows([r for r in job.rollups if r.stream == stream], fan=1))
@@ -98,7 +101,7 @@ def run(job: Job) -> None:
             flags += [f"--direct_num_workers={job.parallelism}"]
         if job.runner == "flink":
             flags += [f"--parallelism={job.parallelism}", "--environment_type=LOOPBACK"]
-            flags += [f"--checkpointing_interval={CHECKPOINT_MS}"]
+            flags += [f"--checkpointing_interval={CHECKPOINT_MS}", f"--max_bundle_time_mills={BUNDLE_MS}"]
             master = PipelineOptions([*job.options]).view_as(FlinkRunnerOptions).flink_master
             if local := master == "[auto]":
                 flags += ["--state_backend=filesystem", f"--state_backend_storage_path=file://{folder}/checkpoints"]
@@ -113,7 +116,11 @@ def run(job: Job) -> None:
             while not PipelineState.is_terminal(result.state):
                 time.sleep(LOOK_S)
         except BaseException:
-            result.cancel()
+            with contextlib.suppress(Exception):  # Java may have ended already, by the same Ctrl-C
+                result.cancel()
+                ends = time.monotonic() + CANCELLED_S
+                while not PipelineState.is_terminal(result.state) and time.monotonic() < ends:
+                    time.sleep(LOOK_S)
             raise
         result.wait_until_finish()
 
