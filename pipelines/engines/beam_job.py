@@ -1,17 +1,19 @@
 """A Beam job that groups the canonical logs of a city: `beam_transform` from Kafka to the rows topic, on a runner of choice.
 
-Manifests go through one producer into one partition, in pane order on a runner that fires the windows of a key in order, as
-Flink's does. The local runner, which ends with its input, gives them in no order: who reads them while it writes may take a
-pane for empty that is only not told yet (rule 15), and has all of them when it has ended.
+Manifests go through one producer into one partition, in pane order on a runner that fires the windows of a key in order: Flink's
+in streaming. Bounded jobs, on Flink or the local runner, give them in no order: who reads them meanwhile may take a pane for
+empty that is only not told yet (rules 15 and 19), and has all of them when the job has ended.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,7 +47,6 @@ OPENED: Final = (
 )
 """Packages that Flink's serializers look into."""
 READY_S: Final = 60.0
-CANCELLED_S: Final = 10.0
 LOOK_S: Final = 0.5
 
 
@@ -116,11 +117,10 @@ def run(job: Job) -> None:
             while not PipelineState.is_terminal(result.state):
                 time.sleep(LOOK_S)
         except BaseException:
-            with contextlib.suppress(Exception):  # Java may have ended already, by the same Ctrl-C
+            threading.excepthook = lambda _: None  # worker threads lose their connection when Java ends
+            logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+            with contextlib.suppress(Exception):  # it may have ended already, by the same Ctrl-C
                 result.cancel()
-                ends = time.monotonic() + CANCELLED_S
-                while not PipelineState.is_terminal(result.state) and time.monotonic() < ends:
-                    time.sleep(LOOK_S)
             raise
         result.wait_until_finish()
 
