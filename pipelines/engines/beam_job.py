@@ -33,7 +33,7 @@ from pipelines.rollup import Rollup
 
 LOCAL: Final = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 CHECKPOINT_MS: Final = 20_000
-"""A first checkpoint that comes before the sources began leaves the job without any output; 3 s was too early."""
+"""Without checkpoints Flink's sources end, and no window fires."""
 BUNDLE_MS: Final = 200
 """So long a bundle waits for more; windows fire between two bundles."""
 OPENED: Final = (

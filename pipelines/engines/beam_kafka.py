@@ -28,9 +28,14 @@ RECORDS: Final = 10_000
 TURN_S: Final = 1.0
 """So long a log is read before others, and the runner's checkpoint, have their turn."""
 PAUSE: Final = Duration(micros=100_000)
-"""Before a log that has nothing new is looked at again."""
+"""Before a log has its next turn."""
 STALLED_S: Final = 60.0
 FOREVER: Final = 2**62
+PASSING: Final = (
+    KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT, KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+)  # fmt: skip
+"""Errors that go away by themselves."""
 CONSUMER: Final = {
     "group.id": "citybrain-beam", "enable.auto.commit": False, "auto.offset.reset": "error",
     "isolation.level": "read_committed", "enable.partition.eof": True, "fetch.queue.backoff.ms": 10,
@@ -63,11 +68,23 @@ def log_of(kafka: Mapping[str, str], topic: str, bounded: bool) -> Log:
             raise LookupError(
                 f"topic {topic} is not on the broker ({known.error.str()}); create it, or start what writes it"
             )
-        found = [consumer.get_watermark_offsets(TopicPartition(topic, n), timeout=30) for n in sorted(known.partitions)]
-        first, end = zip(*found, strict=True)
+        first, end = zip(*(_ends(consumer, TopicPartition(topic, n)) for n in sorted(known.partitions)), strict=True)
         return Log(topic, first, end if bounded else (FOREVER,) * len(end))
     finally:
         consumer.close()
+
+
+def _ends(consumer: Consumer, partition: TopicPartition) -> tuple[int, int]:
+    """The first offset and the one after the last. A topic that was just made may have no leader for a moment."""
+    ends = time.monotonic() + 30
+    while True:
+        try:
+            first, end = consumer.get_watermark_offsets(partition, timeout=30)
+            return int(first), int(end)
+        except KafkaException as error:
+            if error.args[0].code() not in PASSING or time.monotonic() > ends:
+                raise
+            time.sleep(0.2)
 
 
 class Rest(RestrictionTracker):  # type: ignore[misc]
@@ -169,7 +186,7 @@ class Reader:
                 self.at[number], self.heard = message.offset() + 1, time.monotonic()
             elif error is None or error.code() == KafkaError._PARTITION_EOF:
                 self.seen[number] = message.offset()
-            elif not error.retriable():
+            elif error.code() not in PASSING:
                 raise KafkaException(error)
         return taken
 
@@ -180,8 +197,8 @@ class Reader:
 class Read(beam.DoFn):  # type: ignore[misc]
     """Logs to blocks, up to their ends.
 
-    A log is one element, whatever partitions it has: Flink's runner lets go of the watermark of what it is about to process, and
-    holds it by what it processed last, so of two elements in one subtask the slower one's records could come to be late.
+    A log is one element, whatever partitions it has: as its code reads, Flink's runner lets go of the watermark of what it is to
+    process next and holds it by what it processed last, so of two elements the slower one's records could come to be late.
     """
 
     longest_s = 1.0
@@ -211,16 +228,13 @@ class Read(beam.DoFn):  # type: ignore[misc]
                 if not tracker.try_claim((number, messages[-1].offset() + 1)):
                     return
                 yield from told(log.topic, number, messages, stamps)
-            if not taken and max(stop) == FOREVER:
-                tracker.defer_remainder(PAUSE)
-                return
-            if time.monotonic() - reader.heard > STALLED_S:
+            if max(stop) < FOREVER and time.monotonic() - reader.heard > STALLED_S:
                 raise TimeoutError(
                     f"{log.topic} gave nothing for {STALLED_S:.0f} s at offsets {reader.at}, before its ends at {stop}; "
                     "is its broker there, is a transaction open?"
                 )
-            if time.monotonic() - began > TURN_S:
-                tracker.defer_remainder()
+            if (not taken and max(stop) == FOREVER) or time.monotonic() - began > TURN_S:
+                tracker.defer_remainder(PAUSE)
                 return
         for number, end in enumerate(stop):  # what follows the last record is no record
             tracker.try_claim((number, end))
