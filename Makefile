@@ -7,9 +7,13 @@ BIN := $(VENV)/bin
 # Flink and Beam want older versions of some packages; jobs and their tests have an environment of their own.
 ENGINES := .venv-engines
 
-.PHONY: run test test-server check fix bench oracle crash clean
+.PHONY: run stack test test-server check fix bench oracle crash clean
 run: $(VENV)/.ready
 	@exec $(BIN)/citybrain up
+
+# Kafka, Flink with the job of the demo city, mosquitto where it is installed: all on loopback, until Ctrl-C.
+stack: $(ENGINES)/.ready
+	@exec $(ENGINES)/bin/python -m tools.stack
 
 test: $(VENV)/.ready $(ENGINES)/.ready
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not crash and not oracle'
@@ -60,7 +64,7 @@ $(ENGINES)/.ready: pyproject.toml constraints-engines.txt
 	@echo "setting up $(ENGINES) once; this takes a few minutes"
 	@$(PYTHON) -m venv $(ENGINES)
 	@$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-engines.txt setuptools wheel
-	@$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-engines.txt -e '.[dev,flink]'
+	@$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-engines.txt -e '.[deploy,dev,flink]'
 	@$(ENGINES)/bin/python -m tools.compile_ahead
 	@touch $@
 

@@ -108,7 +108,10 @@ def replay(
     lookup: Lookup = None,
     disorder: Annotated[str | None, typer.Option(help="Disorder bound D of these files, such as 300s.")] = None,
     engine: Annotated[
-        str, typer.Option(help="Engine that groups by place and pane; this version has `polars`.")
+        str,
+        typer.Option(
+            help="Engine that groups by place and pane: polars (in this process), flink or beam, each with the same result."
+        ),
     ] = "polars",
     store: Annotated[
         str | None, typer.Option(help="Store to keep: a folder, chdb:///abs/dir or http(s)://... (default: temporary).")
@@ -136,15 +139,61 @@ def replay(
     from commands.replay import Options
     from commands.replay import replay as run
 
-    if engine != "polars":
-        raise UserError(f"--engine {engine!r} is not in this version; it has `polars`")
     if revisions not in ("newest", "all"):
         raise UserError(f"--revisions {revisions!r} is unknown; write newest or all")
     inputs = resolve(files, city=city, map_=map_, stream=stream, lookup=lookup, disorder=disorder)
     ends = instant(until, "--until") if until else None
-    options = Options(store, out, ends, fresh, revisions, tuple(only or ()), map_, city)  # type: ignore[arg-type]
+    options = Options(store, out, ends, fresh, revisions, tuple(only or ()), map_, city, engine)  # type: ignore[arg-type]
     summary = run(inputs, options, quiet)
     sys.stdout.write(orjson.dumps(summary).decode() + "\n")
+
+
+@app.command()
+def ingest(
+    source: Annotated[
+        list[str],
+        typer.Option(
+            help="kafka://[USER@]HOST:PORT/TOPIC, http://HOST:PORT to listen for pushes, simulator:, or a recorded file "
+            "(repeatable)."
+        ),
+    ],
+    to: Annotated[str, typer.Option(help="The canonical log: kafka://[USER@]HOST:PORT/events.CITY.STREAM.")],
+    format_: Annotated[
+        str | None, typer.Option("--format", help="Form of a message; this version has `ndjson`.")
+    ] = None,
+    map_: Map = None,
+    id_: Annotated[
+        str | None,
+        typer.Option("--id", help="Name of this ingest, under which it goes on (default: from the source)."),
+    ] = None,
+    city: CityName = None,
+    disorder: Annotated[str | None, typer.Option(help="Disorder bound D of this source, such as 300s.")] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Files: lets time go on to that instant after the last event.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulated city.")] = 1,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Pushes: folder of tokens and spools (default: the user's data folder)."),
+    ] = None,
+) -> None:
+    """Any source, checked and stamped once, onto the canonical log on Kafka. Ctrl-C ends it; started again it goes on.
+    Prints one JSON object: what was received and accepted."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    import orjson
+
+    from commands.inputs import UserError, instant
+
+    try:
+        from commands.ingest import ingest as run
+        from commands.ingest_inputs import Options
+    except ModuleNotFoundError as error:
+        raise UserError(f"ingest needs the package {error.name}; pip install 'citybrain[kafka]'") from None
+    ends = instant(until, "--until") if until else None
+    options = Options(tuple(source), to, id_, format_, map_, city, disorder, ends, seed, data)
+    sys.stdout.write(orjson.dumps(run(options, stop)).decode() + "\n")
 
 
 @app.command()
@@ -309,6 +358,99 @@ def doctor(
     sys.stdout.write("".join(f"{line}\n" for line in found))
     if any(line.severity == "FAIL" for line in found):
         raise typer.Exit(1)
+
+
+@app.command()
+def brain(
+    kafka: Annotated[str, typer.Option(help="The cluster: HOST:PORT, or kafka://[USER@]HOST:PORT[?OPTIONS].")],
+    city: CityName = None,
+    host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve on; 0 takes a free one.")] = 8080,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder of the store (default: the user's data folder).")
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option(help="A store on a server, http(s)://..., instead of the embedded one.")
+    ] = None,
+) -> None:
+    """The brain alone: readings, alerts and the page from what `ingest` and engine jobs send over Kafka. Ctrl-C ends it."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    from commands.second import refuse_second
+
+    if store is None:
+        refuse_second(city, data)
+    from commands.brain import run
+    from commands.live import Options
+
+    options = Options(city or "demo", 1.0, 0, host, port, data, store, None, None, STARTED)
+    run(options, kafka, stop)
+
+
+@app.command("run")
+def run_job(
+    kafka: Annotated[str, typer.Option(help="The cluster: HOST:PORT, or kafka://[USER@]HOST:PORT[?OPTIONS].")],
+    city: CityName = None,
+    engine: Annotated[str, typer.Option(help="`polars`, or `flink` in this process's own Java.")] = "polars",
+    parallelism: Annotated[int, typer.Option(min=1, help="Of a Flink job.")] = 1,
+) -> None:
+    """An engine job: groups the logs `events.<city>.*` into `rows.<city>` until Ctrl-C. For a Flink cluster see `submit`."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    from commands.jobs import run
+
+    run(city or "demo", kafka, engine, parallelism, stop)
+
+
+@app.command()
+def submit(
+    flink: Annotated[str, typer.Option(help="The cluster: HOST:PORT of its REST interface.")],
+    city: CityName = None,
+    kafka: Annotated[
+        str | None, typer.Option(help="The brokers of canonical log and rows, HOST:PORT, several with commas.")
+    ] = None,
+    kafka_config: Annotated[
+        Path | None, typer.Option(help="File of name=value lines for the Kafka client, e.g. with its password.")
+    ] = None,
+    parallelism: Annotated[int, typer.Option(min=1, help="Task slots that the job takes.")] = 1,
+    savepoint: Annotated[str | None, typer.Option(help="Path of a savepoint to go on from.")] = None,
+    wheel: Annotated[
+        Path | None, typer.Option(help="Wheel whose catalogue is submitted (default: this installation's).")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of Flink's, NAME=VALUE (repeatable).")
+    ] = None,
+    stop_with_savepoint: Annotated[
+        str | None, typer.Option(metavar="JOB", help="Stops that job with a savepoint instead, and prints its path.")
+    ] = None,
+    savepoint_dir: Annotated[
+        str | None, typer.Option(help="Where the savepoint goes (default: as the cluster is configured).")
+    ] = None,
+) -> None:
+    """Puts the job of a city on a Flink cluster, or stops it with a savepoint. Prints one JSON object: the job's id, the
+    savepoint."""
+    import orjson
+
+    from commands.inputs import UserError
+    from commands.submit import Options, stop
+    from commands.submit import submit as run
+
+    if stop_with_savepoint is not None:
+        if kafka is not None or savepoint is not None:
+            raise UserError("--stop-with-savepoint ends a job; leave --kafka and --savepoint for the next submit")
+        said = stop(flink, stop_with_savepoint, savepoint_dir)
+    elif kafka is None or city is None:
+        raise UserError("name the city and its brokers: --city NAME --kafka HOST:PORT")
+    elif savepoint_dir is not None:
+        raise UserError(
+            "--savepoint-dir needs --stop-with-savepoint; to go on from a savepoint name it with --savepoint"
+        )
+    else:
+        options = Options(flink, city, kafka, kafka_config, parallelism, savepoint, wheel, tuple(set_ or ()))
+        said = run(options)
+    sys.stdout.write(orjson.dumps(said).decode() + "\n")
 
 
 TokenName = Annotated[str, typer.Argument(help="Name of the token, e.g. of the system that uses it.")]

@@ -128,7 +128,7 @@ def live(pack: str, rate: int, seconds: int) -> Answer:
             store.close()
             seen = [orjson.loads(line) for line in client.communicate(timeout=30)[0].splitlines()]
             sink.close()
-    accepted = running.run.streams["link"].ingest.counters["accepted"]
+    accepted = running.run.streams["link"].counters["accepted"]
     return _measured(seen, began, rate, accepted) | {"cores": used, "accepted": accepted, "seconds": seconds}
 
 

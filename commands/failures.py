@@ -9,8 +9,14 @@ from connectors.tokens import TokenError
 from dashboards.serve import CannotServe
 from pipelines.catalogue import CatalogueError
 from pipelines.delivery import TooFar
+from pipelines.engines.flink_home import NoFlink
+from pipelines.engines.flink_rest import FlinkError
+from pipelines.engines.grouped_apart import JobFailed
+from pipelines.engines.jars import JarError
+from pipelines.engines.java import NoJava
 from pipelines.epoch import DamagedEpoch
 from pipelines.journal import CheckpointError
+from pipelines.kafka_options import KafkaAddressError, KafkaFailed
 from pipelines.pack import PackError
 from pipelines.spool import SpoolOwned
 from pipelines.spool_segment import SpoolDamaged
@@ -28,10 +34,15 @@ WRONG = (
     NothingCompared,
     StoreOwned,
     SpoolOwned,
+    KafkaAddressError,
     TokenError,
     BackupRefused,
     PlaceTaken,
+    NoJava,
     FileNotFoundError,
     LookupError,
 )
-FAILED = (StoreError, DamagedEpoch, CheckpointError, SpoolDamaged, OSError)
+FAILED = (
+    StoreError, DamagedEpoch, CheckpointError, SpoolDamaged, JobFailed, FlinkError, NoFlink, JarError, NoJava,
+    KafkaFailed, OSError,
+)  # fmt: skip

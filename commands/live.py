@@ -149,7 +149,7 @@ class Live:
             name: StreamHealth(
                 watermark=s.watermark,
                 last_event_at=None if s.last_event == NEVER else s.last_event,
-                **s.ingest.counters,  # type: ignore[typeddict-item]
+                **s.counters,  # type: ignore[typeddict-item]
             )
             for name, s in self.run.streams.items()
         }

@@ -50,6 +50,13 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
+    def say(self, text: str) -> None:
+        """What goes on while there is no step."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, description=text)
+        elif not self._quiet:
+            print(f"replay: {text}", file=sys.stderr, flush=True)
+
     def show(self, run: Run) -> None:
         received = run.counts.counters["received"]
         elapsed = time.monotonic() - self._started

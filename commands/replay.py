@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from commands.durable import checkpoint_folder, claim, epoch_of, examined, interrupted_replay, opened, replay_identity
+from commands.engines import EMBEDDED, grouping, refuse_missing
 from commands.inputs import Inputs, UserError, made_folder
 from commands.progress import Progress
 from commands.stores import SERVERS, folder_of, server_of
@@ -46,10 +47,12 @@ class Options:
     only: tuple[str, ...] = ()
     map: str | None = None
     city: str | None = None
+    engine: str = EMBEDDED
 
 
 def replay(inputs: Inputs, options: Options, quiet: bool = False) -> dict[str, Any]:
     """Runs to the end of the files; returns the summary that is printed."""
+    refuse_missing(options.engine)
     if options.out is not None:
         made_folder(options.out.absolute().parent, "the folder above --out")
         try:
@@ -59,17 +62,20 @@ def replay(inputs: Inputs, options: Options, quiet: bool = False) -> dict[str, A
     indicators = catalogue.for_city(inputs.city)
     if options.only:
         indicators = chosen(options.only, indicators)
-    with opened_store(options, inputs, indicators) as (sink, shown, epoch, durable):
+    with (
+        opened_store(options, inputs, indicators) as (sink, shown, epoch, durable),
+        grouping(options.engine, (progress := Progress(inputs, quiet)).say) as apart,
+    ):
         gc.freeze()  # what was imported is never garbage: not looked at again and again
         started = time.perf_counter()
         store = StoreThread(sink, retry=sink.retry)
         run = Run(
             inputs.city, indicators, inputs.streams, inputs.attached, store, live=False, epoch=epoch, older=sink.panes,
-            cases=sink.lifecycles, durable=durable,
+            cases=sink.lifecycles, durable=durable, apart=apart,
         )  # fmt: skip
         before = run.counts.counters["received"]
         tell_of_before(run, shown, quiet)
-        with Progress(inputs, quiet) as progress:
+        with progress:
             counts = run.replay(options.until, progress.show)
         store.close()
         wall = time.perf_counter() - started
@@ -159,7 +165,7 @@ def warn_if_refused(counts: Counts) -> None:
 
 
 def warn_if_early(options: Options, run: Run) -> None:
-    last = max((s.ingest.largest for s in run.streams.values()), default=NEVER)
+    last = max((s.largest for s in run.files.values()), default=NEVER)
     if options.until is not None and options.until <= last:
         print(f"warning: --until is not after the last event, {iso(last)}; it changes nothing", file=sys.stderr)
 
@@ -222,6 +228,8 @@ def opened_store(
             sink.empty()
             shutil.rmtree(folder, ignore_errors=True)
         how = [str(options.map), str(options.city)]
+        if options.engine != EMBEDDED:
+            how.append(options.engine)
         identity = replay_identity(inputs.attached, inputs.city.id, options.only, how)
         found = interrupted_replay(folder, shown, identity)
         examined(sink, found, migrated)

@@ -24,7 +24,13 @@ from sinks.writer import StoreThread
 
 
 def watched(
-    run: Run, durable: Durable, sink: ClickHouseSink, store: StoreThread, board: Board, metrics: Metrics, push: Push
+    run: Run,
+    durable: Durable,
+    sink: ClickHouseSink,
+    store: StoreThread,
+    board: Board,
+    metrics: Metrics,
+    push: Push | None,
 ) -> Pulse:
     """Lets page and metrics see how the run goes on; returns the pulse of its loop and its writer."""
 
@@ -41,8 +47,8 @@ def watched(
         late_unapplied=lambda: run.counts.late_unapplied,
         waiting=lambda: store.waiting,
         free_bytes=None if path is None else lambda: disk_room(path).free_bytes,
-        spools=push.spools,
-        refused=lambda: push.refused,
+        spools=tuple if push is None else push.spools,
+        refused=dict if push is None else lambda: push.refused,
     )
 
     def durable_now(step: int, seconds: float) -> None:

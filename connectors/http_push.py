@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import orjson
 import polars as pl
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, FastAPI, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
@@ -314,6 +314,13 @@ def _admit(waiting: Counter[str], token: str, more: int, most: int) -> None:
 
 def _reused() -> Problem:
     return Problem(422, "this Idempotency-Key was used for another body; each body needs a key of its own")
+
+
+def push_app(push: Push) -> FastAPI:
+    """An application with nothing else."""
+    app = FastAPI(title="citybrain ingest", docs_url=None, redoc_url=None, openapi_url=None)
+    app.include_router(push_router(push))
+    return app
 
 
 def push_router(push: Push) -> APIRouter:

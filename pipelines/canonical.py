@@ -1,7 +1,8 @@
 """The canonical log as bytes: one JSON object a record, integers as they are kept, the stamps of rule 7 beside them.
 
 `{"t": 1772409600282, "wm": 1772409540000, "late": false, "id": 123, "link": "l0301", "tt_ms": 98273, "n": 19}`; a tick has
-`wm` alone. `wm` is null before there is one. A record's partition and offset are its `part` and `off`.
+`wm` alone. `wm` is null before there is one. A record's partition and offset are its `part` and `off`: a broker knows them,
+in a file they are fields.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.model import NEVER
+from pipelines.model import NEVER, Stamped
 from pipelines.streams import Stream, Text
 
 
@@ -20,9 +21,56 @@ def topic(city: str, stream: str) -> str:
     return f"events.{city}.{stream}"
 
 
+def rows_topic(city: str) -> str:
+    """The topic of the rows of all engines of a city, and of their manifests."""
+    return f"rows.{city}"
+
+
+def dead_topic(city: str) -> str:
+    """The topic of a city's dead letters."""
+    return f"dead.{city}"
+
+
+def control_topic(city: str) -> str:
+    """The topic in which ingest tells its counters."""
+    return f"control.{city}"
+
+
 def part_of(topic_: str, partition: int) -> str:
     """What the rows of a partition call it (rule 7: it contains the source's identity)."""
     return f"{topic_}/{partition}"
+
+
+def encoded(events: pl.DataFrame, stream: Stream, places: pl.Series) -> list[bytes]:
+    """The records of a run of stamped events (`Stamped.events`); `places` has the site ids by code."""
+    lines = _named(events, stream, places).write_ndjson().encode().split(b"\n")
+    if lines[-1:] == [b""]:
+        lines.pop()
+    if len(lines) != len(events):
+        raise RuntimeError(f"{len(events)} events of {stream.name} make {len(lines)} records")
+    return lines
+
+
+def tick(wm: int) -> bytes:
+    """A record with only a watermark (rule 8)."""
+    return b'{"wm":%s}' % (b"null" if wm == NEVER else b"%d" % wm)
+
+
+def encoded_file(block: Stamped, stream: Stream, places: pl.Series) -> bytes:
+    """The same for a file, each with a newline, `part` and `off`. A tick that has no watermark yet says nothing and makes no
+    record."""
+    stamps = pl.lit(block.part).alias("part"), "off"
+    if block.events is not None:
+        return _named(block.events, stream, places, *stamps).write_ndjson().encode()
+    if block.last_wm == NEVER:
+        return b""
+    return pl.DataFrame({"wm": [block.last_wm], "off": [block.off]}).select("wm", *stamps).write_ndjson().encode()
+
+
+def _named(events: pl.DataFrame, stream: Stream, places: pl.Series, *more: pl.Expr | str) -> pl.DataFrame:
+    wm = pl.when(pl.col("wm") > NEVER).then(pl.col("wm")).alias("wm")
+    place = places.gather(events["place"]).alias(stream.place)
+    return events.select("t", wm, "late", "id", place, *(column.name for column in stream.columns), *more)
 
 
 def schema_of(stream: Stream) -> dict[str, Any]:
@@ -38,3 +86,9 @@ def decoded(records: Sequence[bytes], offsets: Sequence[int], stream: Stream) ->
     if len(frame) != len(offsets):
         raise pl.exceptions.ComputeError(f"{len(offsets)} records of {stream.name} make {len(frame)} events")
     return frame.with_columns(pl.Series("off", offsets, dtype=pl.Int64), pl.col("wm").fill_null(NEVER))
+
+
+def decoded_file(content: bytes, stream: Stream) -> pl.DataFrame:
+    """The same of records that carry their `off`."""
+    frame = pl.read_ndjson(content, schema={**schema_of(stream), "off": pl.Int64})
+    return frame.with_columns(pl.col("wm").fill_null(NEVER))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -22,6 +22,7 @@ import polars as pl
 from pipelines.brain import REMEMBER_MS, Brain, Step
 from pipelines.city import City
 from pipelines.counts import Counts
+from pipelines.engines.grouped_apart import GroupedApart
 from pipelines.episodes import Transition
 from pipelines.failpoints import reached
 from pipelines.indicator import Indicator, Panes
@@ -39,10 +40,11 @@ from pipelines.model import (
 )
 from pipelines.readback import ReadBack
 from pipelines.readings import NO_READINGS
+from pipelines.remote_stream import RemoteStream
 from pipelines.retention import Retention
 from pipelines.rollup import Rollup
 from pipelines.step_frames import Batch, KeptRows, StepFrames
-from pipelines.stream_run import Attached, StreamRun
+from pipelines.stream_run import Attached, InRun, StreamRun, embedded
 from pipelines.streams import DAY_MS, Stream
 
 COMMIT_EVENTS: Final = 1_000_000
@@ -79,7 +81,9 @@ class Run:
 
     `publish` is called with each step once it is durable (rule 30), on the thread that writes; replay has none. `older`
     loads stored rows of panes, `cases` stored events of a lifecycle stream; `drop` drops the rows of a table before an
-    instant, once they are older than `fine_for_ms` (None: never). Without `durable` nothing outlives the run.
+    instant, once they are older than `fine_for_ms` (None: never). Without `durable` nothing outlives the run. `apart`
+    groups a finite run with another engine; what was killed of it starts over. `remote`: the sources bring what ingest and
+    engines elsewhere made of the streams.
     """
 
     def __init__(
@@ -104,8 +108,11 @@ class Run:
         now: Now | None = None,
         opener: Opener | None = None,
         durable: Durable | None = None,
+        apart: GroupedApart | None = None,
+        remote: bool = False,
     ) -> None:
-        self.city, self.store, self.epoch, self.publish = city, store, epoch, publish
+        self.city, self.store, self.epoch, self.publish, self.apart = city, store, epoch, publish, apart
+        self.live = live
         self.commit_events = commit_events
         self.durable = durable
         saved = durable.recovered.parts if durable is not None and durable.recovered is not None else {}
@@ -128,11 +135,14 @@ class Run:
         for indicator in indicators:
             if isinstance(indicator.kind, Panes) and indicator.kind.rollup.stream.name in rollups:
                 rollups[indicator.kind.rollup.stream.name][indicator.kind.rollup.name] = indicator.kind.rollup
-        self.streams = {
-            name: StreamRun(
+        self.streams: dict[str, InRun] = {
+            name: RemoteStream(used[name], tuple(rollups[name].values()), inputs, self.registries[name])
+            if remote
+            else StreamRun(
                 used[name], tuple(rollups[name].values()), inputs, self.registries[name], live=live, start=start,
                 max_places=max_places,
                 configured=[self.registries[name].ids[c] for c in self.brain.streams[name].tree.configured],
+                engines=embedded if apart is None or not rollups[name] else apart.engine,
             )
             for name, inputs in by_stream.items()
         }  # fmt: skip
@@ -240,12 +250,17 @@ class Run:
                 self._commit(plan, *self._taken(), again=True)
 
     # ------------------------------------------------------------ a finite run
+    @property
+    def files(self) -> dict[str, StreamRun]:
+        """The streams that are ingested and grouped here."""
+        return {name: stream for name, stream in self.streams.items() if isinstance(stream, StreamRun)}
+
     def replay(self, until: int | None = None, progress: Callable[[Run], None] | None = None) -> Counts:
         """Reads every input to its end, in the order of rule 9, and closes what rule 9 closes."""
         self.resume()
         if not self.finished:
-            for stream in self.streams.values():
-                while (name := stream.ingest.wanted()) is not None:
+            for stream in self.files.values():
+                while (name := stream.wanted()) is not None:
                     self.intake.read(stream, name, self.commit_events)
                     if stream.pending >= self.commit_events:
                         self.step(0)
@@ -259,23 +274,27 @@ class Run:
 
     def _close(self, plan: Plan, again: bool = False) -> None:
         """What is open when every input has ended closes, or time goes on until then (rule 9)."""
-        closing, until = {name: stream.closing() for name, stream in self.streams.items()}, plan.until
+        closing, until = {name: stream.closing() for name, stream in self.files.items()}, plan.until
+        last = max(closing.values(), default=NEVER)
+        if until is not None and last > NEVER and until - last > FARTHEST_MS:
+            raise TooFar(
+                f"--until is {(until - last) / DAY_MS:.1f} days after the last event; at most {FARTHEST_MS // DAY_MS} are "
+                "allowed (is the year right?)"
+            )
+        if self.apart is not None:
+            started = time.perf_counter()
+            self.apart.run()
+            self.counts.spent(engine=time.perf_counter() - started)
+            for _ in self.apart.pieces(closing):
+                self._commit(replace(plan, kind="files"), *self._taken())
         if until is None:
-            rows = [r for s in self.streams.values() for r in s.engine.finish()]
+            rows = [r for s in self.files.values() for r in s.all_rows()]
         else:
-            last = max(closing.values(), default=NEVER)
-            if last > NEVER and until - last > FARTHEST_MS:
-                days = (until - last) / DAY_MS
-                raise TooFar(
-                    f"--until is {days:.1f} days after the last event; at most {FARTHEST_MS // DAY_MS} are allowed (is the year "
-                    "right?)"
-                )
             closing = {name: max(end, until) for name, end in closing.items()}
-            for name, stream in self.streams.items():
-                for part in stream.parts:
-                    stream.engine.add(Stamped(name, part, None, 0, closing[name]))
+            for name, stream in self.files.items():
+                stream.close_at(closing[name])
                 self.brain.listened(name, stream.closing(), closing[name])
-            rows = [r for s in self.streams.values() for r in s.engine.take()]
+            rows = [r for s in self.streams.values() for r in s.rows()]
         self._commit(plan, rows, closing, again=again)
 
     # ------------------------------------------------------------ a live run
@@ -287,23 +306,23 @@ class Run:
         """Once a second or so: time goes on where nothing comes (rule 8)."""
         self.intake.tick(now)
         for name, stream in self.streams.items():
-            self.brain.listened(name, stream.watermark, stream.watermark)
+            if stream.watermark > NEVER:
+                self.brain.listened(name, stream.watermark, stream.watermark)
 
     def provisional(self) -> pl.DataFrame:
         """Readings of the open windows with what came so far; for screens only."""
-        return self.brain.provisional([r for s in self.streams.values() for r in s.engine.open_panes()])
+        return self.brain.provisional([r for s in self.streams.values() for r in s.open_panes()])
 
     # ------------------------------------------------------------ the step
     def step(self, now: int) -> Step | None:
         """What became known since the last step: judged, stored, and published once it is durable."""
-        live = next(iter(self.streams.values())).ingest.live
-        plan = self.intake.planned(self.counts.steps + 1, "live" if live else "files", now)
+        plan = self.intake.planned(self.counts.steps + 1, "live" if self.live else "files", now)
         return self._commit(plan, *self._taken())
 
     def _taken(self) -> tuple[list[Rows], dict[str, int]]:
         started = time.perf_counter()
         reached("inputs_read")
-        rows = [self._applied(name, r) for name, s in self.streams.items() for r in s.engine.take()]
+        rows = [self._applied(name, r) for name, s in self.streams.items() for r in s.rows()]
         self.counts.spent(engine=time.perf_counter() - started)
         return rows, {name: s.watermark for name, s in self.streams.items()}
 
@@ -319,7 +338,7 @@ class Run:
 
         A step is written in one part or, where a block holds much time, in several. `again`: its plan is durable.
         """
-        if self.durable is not None and not again:
+        if self.durable is not None and self.apart is None and not again:
             self.store.call(partial(self._plan, self.durable.journal, asdict(plan)))
         return self._finish(plan, rows, [block for s in self.streams.values() for block in s.taken()], watermarks)
 
@@ -329,6 +348,7 @@ class Run:
         """A step from its rows and events on; or, after a restart, what was left of it."""
         parts: list[Step] = []
         last = None
+        durable = self.durable if self.apart is None or plan.kind == "close" else None
         began = started = time.perf_counter()
         for last in self._steps(plan, rows, events, watermarks):
             self.counts.spent(brain=time.perf_counter() - started)
@@ -337,10 +357,10 @@ class Run:
             if self.publish is not None:
                 parts.append(last)
             started = time.perf_counter()
-            if self.durable is not None and last.rests and started - began > LONG_STEP_S:
+            if durable is not None and last.rests and started - began > LONG_STEP_S:
                 self._rest = {"plan": asdict(plan), "watermarks": dict(watermarks)}
                 self._outbox = _transitions(parts)
-                self._checkpoint(self.durable.journal)
+                self._checkpoint(durable.journal)
                 self._publish(parts)
                 parts, began = [], started
         reached("step_judged")
@@ -355,8 +375,8 @@ class Run:
         ]
         for table, before in old:
             self.kept.drop(table, before)
-        if self.durable is not None:
-            self._checkpoint(self.durable.journal)
+        if durable is not None:
+            self._checkpoint(durable.journal)
         self._publish(parts)
         for table, before in old:
             self.store.call(partial(self._retire, table, before))
@@ -376,7 +396,7 @@ class Run:
 
     def _write(self, rows: Sequence[Rows], events: Iterable[Stamped], step: Step, now: int) -> None:
         started = time.perf_counter()
-        letters = [x for s in self.streams.values() for x in s.ingest.dead_letters()]
+        letters = [x for s in self.streams.values() for x in s.dead_letters()]
         batch = self._frames.batch(rows, events, letters, step, self._revision(), now)
         counts = self.counts
         counts.steps += 1
@@ -386,7 +406,7 @@ class Run:
         counts.dead_letters += len(letters)
         counts.first_letter = counts.first_letter or next(iter(letters), None)
         counts.cut_short += [x for x in letters if x.reason == "truncated"]
-        counts.counters = {c: sum(s.ingest.counters[c] for s in self.streams.values()) for c in COUNTERS}
+        counts.counters = {c: sum(s.counters[c] for s in self.streams.values()) for c in COUNTERS}
         if batch:
             if self.durable is not None:
                 self.kept.add(batch)

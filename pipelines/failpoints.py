@@ -14,9 +14,9 @@ POINTS: Final = (
     "plan_made", "plan_synced", "inputs_read", "step_judged", "store_begun", "store_between", "store_written",
     "checkpoint_begun", "checkpoint_written", "checkpoint_synced", "base_drafted", "base_renamed", "step_published",
     "inputs_committed", "spool_written", "spool_synced", "spool_trimmed", "rows_dropped", "store_migrated",
-    "backup_copied", "restore_copied",
+    "backup_copied", "restore_copied", "batch_begun", "batch_written", "batch_committed",
 )  # fmt: skip
-"""Every boundary of a step (rule 35), of a new journal, and of what happens beside the steps."""
+"""Every boundary of a step (rule 35), of a new journal, of a transaction on Kafka, and of what happens beside the steps."""
 
 _name, _, _nth = os.environ.get(VARIABLE, "").partition(":")
 if _name and _name not in POINTS:

@@ -48,9 +48,11 @@ class Ingest:
         configured: Iterable[str] = (),
         max_places: int = 100_000,
         start: int = 0,
+        unfed: Iterable[str] = (),
         **overrides: Unpack[Overrides],
     ) -> None:
-        """`configured`: the sites of the city pack, which get their codes first, in order. `start`: the run's clock."""
+        """`configured`: the sites of the city pack, which get their codes first, in order. `start`: the run's clock. `unfed`:
+        partitions of the log that are ours whether an input feeds them or not."""
         self.stream, self.live = stream, live
         self.bounds = bounds = Bounds.of(stream, overrides)
         self.places = Places(registry, configured, max_places)
@@ -61,7 +63,9 @@ class Ingest:
                 raise ValueError(f"input {source.name!r} of stream {stream.name!r} is declared twice")
             feed = self._made(source, start)
             self.partitions.setdefault(source.part, Partition(source.part)).feeds.append(feed)
-        if not self.feeds:
+        for part in unfed:
+            self.partitions.setdefault(part, Partition(part))
+        if not self.partitions:
             raise ValueError(f"stream {stream.name!r} has no input; name at least one")
         self.counters = dict.fromkeys(COUNTERS, 0)
         self._live = LiveWatermark(bounds.disorder_ms, bounds.max_lag_ms, bounds.idle_timeout_ms)
@@ -77,7 +81,7 @@ class Ingest:
     @property
     def largest(self) -> int:
         """The largest M of the inputs."""
-        return max(feed.clock.m for feed in self.feeds.values())
+        return max((feed.clock.m for feed in self.feeds.values()), default=NEVER)
 
     def wanted(self) -> str | None:
         """Files: the input to read on from (rule 9); None when all have ended, and for live inputs."""
@@ -146,6 +150,11 @@ class Ingest:
             return []
         self._live.tick(list(self.partitions.values()), now)
         return [self._tick(partition) for partition in self.partitions.values()]
+
+    def unread(self, ms: int, names: Iterable[str] | None = None) -> None:
+        """For so long these inputs (all) could not be read: what came meanwhile is to be read yet, so it was no silence."""
+        for feed in self.feeds.values() if names is None else map(self._feed, names):
+            feed.last += ms
 
     def close_at(self, until: int) -> list[Stamped]:
         """`--until`, and the end of a run for a remote engine: one last tick in every partition, not before `until`."""

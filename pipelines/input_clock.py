@@ -83,11 +83,12 @@ class InputClock:
         return [self._state[:2].copy(), self._ahead.copy()], keys
 
     def load(self, saved: list[Index], keys: list[Index]) -> None:
-        """Into a fresh clock; of `keys` the last row of a key counts."""
+        """Into a fresh clock; of `keys` the last row of a key counts. They are saved already."""
         self._state[:2], self._ahead[:] = saved
         if self.seen is not None:
             for pairs in keys:
                 self.seen.add(pairs, self.m)
+            self._read_since = []
 
 
 @compiled

@@ -14,10 +14,11 @@ import polars as pl
 from pipelines.counts import Counts
 from pipelines.journal import CheckpointError
 from pipelines.model import Decoded, Limited, Parts, Remembering, Source, Stamped, prefixed, under
-from pipelines.stream_run import StreamRun
+from pipelines.stream_run import InRun, StreamRun
 
 READ_EVENTS: Final = 250_000
-"""Events of a replay that are stamped and grouped in one go: few enough for the processor's cache."""
+"""Events of a replay that are stamped and grouped in one go: few enough for the processor's cache. Of a live input no more
+are taken in at a beat, nearly."""
 LETTER_EVENTS: Final = 25
 """A refused record is held with its text until its step is written, and weighs as much as so many events."""
 Kind = Literal["files", "close", "live"]
@@ -54,7 +55,7 @@ class Now:
 class Intake:
     """The sources of all streams, how far each was read, and the beats since the last plan."""
 
-    def __init__(self, streams: Mapping[str, StreamRun], now: Now, counts: Counts, opener: Opener | None) -> None:
+    def __init__(self, streams: Mapping[str, InRun], now: Now, counts: Counts, opener: Opener | None) -> None:
         self.streams, self.now, self._counts, self._opener = streams, now, counts, opener
         self.positions: dict[str, int] = {name: 0 for s in streams.values() for name in s.sources}
         self.beats: list[list[Any]] = []
@@ -65,7 +66,7 @@ class Intake:
 
     def planned(self, step: int, kind: Kind, now: int = 0, until: int | None = None) -> Plan:
         """The plan of what was taken in since the last one."""
-        ended = [name for s in self.streams.values() for name, feed in s.ingest.feeds.items() if feed.ended]
+        ended = [name for s in self.streams.values() for name in s.ended]
         beats, self.beats = self.beats, []
         return Plan(step, kind, dict(self.positions), ended, now, beats, until)
 
@@ -86,9 +87,9 @@ class Intake:
         out: list[Stamped] = []
         if blocks:
             self.positions[name] = blocks[-1].next_position
-            out += stream.ingest.push(_one(blocks), 0, last=source.ended)
+            out += stream.stamped(_one(blocks), 0, last=source.ended)
         elif source.ended:
-            out += stream.ingest.end(name, 0)
+            out += stream.end(name)
         if source.ended:
             source.close()
         ingested = time.perf_counter()
@@ -99,7 +100,8 @@ class Intake:
     def files_again(self, plan: Plan, most: int) -> None:
         """Reads as far as a planned step did."""
         for stream in self.streams.values():
-            while (name := stream.ingest.wanted()) is not None and not self._at(plan, stream):
+            assert isinstance(stream, StreamRun)
+            while (name := stream.wanted()) is not None and not self._at(plan, stream):
                 self.read(stream, name, most)
 
     def _at(self, plan: Plan, stream: StreamRun) -> bool:
@@ -110,34 +112,38 @@ class Intake:
                     f"{name} was read up to record {plan.positions[name]} in the interrupted step, and is cut in another way "
                     "now: it was changed, or citybrain was; start over (--fresh)"
                 )
-        ended = {name for name in stream.sources if stream.ingest.feeds[name].ended}
+        ended = stream.ended & stream.sources.keys()
         return ended == set(plan.ended) & stream.sources.keys() and all(
             self.positions[name] == plan.positions[name] for name in stream.sources
         )
 
     # ------------------------------------------------------------ live sources
-    def poll(self, now: int, limits: Mapping[str, int] | None = None) -> int:
-        """Takes in what the sources have now, or what they had when a plan was made; returns how many records that were."""
+    def poll(self, now: int, limits: Mapping[str, int] | None = None, most: int | None = None) -> int:
+        """Takes in what the sources have now, or what they had when a plan was made; returns how many records that were.
+
+        `most`: of a source with so many records or more (`READ_EVENTS`), the rest is left for the next call.
+        """
         self.now.at = now
         taken = 0
         for stream in self.streams.values():
             for name, source in stream.sources.items():
                 if isinstance(source, Limited):
                     source.limit = None if limits is None else limits[name]
-                while limits is None or self.positions[name] < limits[name]:
+                already, bound = taken, READ_EVENTS if most is None else most
+                while taken - already < bound if limits is None else self.positions[name] < limits[name]:
                     decoded = source.read()
                     if decoded is None:
                         break
                     taken += decoded.records
                     self.positions[name] = decoded.next_position
-                    stream.add(stream.ingest.push(decoded, now))
+                    stream.add(stream.stamped(decoded, now))
         self.beats.append(["poll", now, dict(self.positions)])
         return taken
 
     def tick(self, now: int) -> None:
         """Time goes on where nothing comes (rule 8)."""
         for stream in self.streams.values():
-            stream.add(stream.ingest.tick(now))
+            stream.tick(now)
         self.beats.append(["tick", now])
 
     def skip(self, now: int) -> None:
@@ -187,7 +193,7 @@ class Intake:
         for name, stream in self.streams.items():
             if mine := under(parts, f"stream/{name}/"):
                 stream.load(mine, self.now.at)
-            for joined in [feed for feed in stream.ingest.feeds if feed not in stream.sources]:
+            for joined in stream.joined:
                 stream.know(self.opened(joined, name))
         for name, source in self.sources.items():
             if isinstance(source, Remembering):

@@ -12,7 +12,7 @@ import polars as pl
 
 from pipelines.model import NEVER, PlaceRegistry
 from pipelines.rollup import Rollup
-from pipelines.stream_run import StreamRun
+from pipelines.stream_run import InRun
 
 Panes = Callable[[Rollup, int, int], pl.DataFrame]
 Cases = Callable[[str], pl.DataFrame]
@@ -31,17 +31,17 @@ class ReadBack:
         born: int,
     ) -> None:
         self._registries, self._panes, self._cases, self._flush, self.born = registries, panes, cases, flush, born
-        self._offsets: dict[str, dict[str, int]] = {}
-        """By stream the next offset of each partition."""
+        self._events: dict[str, pl.Expr] = {}
+        self._late: dict[str, pl.Expr] = {}
+        """By stream, and for late rows by rollup: which are handed over."""
         self._closed: dict[str, int] = {}
         """By rollup how far its panes are handed over."""
 
-    def look(self, streams: Mapping[str, StreamRun]) -> None:
+    def look(self, streams: Mapping[str, InRun]) -> None:
         """A step is finished, or a checkpoint was loaded: what these streams have handed over counts from now on."""
-        self._offsets = {
-            name: {p.name: p.next for p in stream.ingest.partitions.values()} for name, stream in streams.items()
-        }
-        self._closed = {r: end for stream in streams.values() for r, end in stream.engine.closed().items()}
+        self._events = {name: stream.seen(None) for name, stream in streams.items()}
+        self._late = {r.name: stream.seen(r.name) for stream in streams.values() for r in stream.rollups}
+        self._closed = {r: end for stream in streams.values() for r, end in stream.closed().items()}
 
     def panes(self, rollup: Rollup, since: int, until: int) -> pl.DataFrame:
         """Rows of panes that start in [since, until), with codes for places (rule 26)."""
@@ -49,7 +49,7 @@ class ReadBack:
         self._flush()
         closed = self._closed.get(rollup.name, NEVER)
         on_time = pl.col("pane_start") + rollup.pane_ms <= closed
-        seen = pl.when("late").then(self._before(rollup.stream.name)).otherwise(on_time)
+        seen = pl.when("late").then(self._late[rollup.name]).otherwise(on_time)
         rows = self._panes(rollup, since, until).filter(pl.col("step") >= self.born << 32, seen)
         registry = self._registries[rollup.stream.name]
         return rows.with_columns(pl.Series("place", [registry.code(p) for p in rows["place"]], dtype=pl.UInt32))
@@ -58,9 +58,5 @@ class ReadBack:
         """Events of a lifecycle stream."""
         if self._cases is None:
             raise ValueError(f"the cases of stream {stream!r} cannot be read back; give the run its store")
-        stored = self._cases(stream).filter(pl.col("step") >= self.born << 32, self._before(stream))
+        stored = self._cases(stream).filter(pl.col("step") >= self.born << 32, self._events[stream])
         yield stored.with_columns(pl.col("event_id").fill_null(0).reinterpret(signed=False).alias("id"))
-
-    def _before(self, stream: str) -> pl.Expr:
-        following = pl.col("part").replace_strict(self._offsets[stream], default=0, return_dtype=pl.Int64)
-        return pl.col("off") < following

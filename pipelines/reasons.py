@@ -41,6 +41,8 @@ Reason = Literal[
     "bad_columns",
     # Quarantined by ingest: more than F ahead of its arrival (rule 6).
     "future",
+    # What an engine or ingest elsewhere sent and the brain cannot use: another frame, an unknown rollup, no row at all.
+    "set_aside",
 ]
 REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
 """All reasons, in the order above; tests and the metrics' label values read this."""

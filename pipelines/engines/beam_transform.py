@@ -7,6 +7,7 @@ by. Beam decides nothing about lateness: the source's watermark follows the stam
 
 from __future__ import annotations
 
+import gzip
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ import polars as pl
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 
-from pipelines.canonical import decoded
+from pipelines.canonical import decoded, decoded_file
 from pipelines.engines.polars_engine import Grouped, on_time_rows
 from pipelines.engines.row_records import manifest_records, row_records
 from pipelines.rollup import Rollup
+from pipelines.streams import Stream
 
 LATE: Final = "late"
 
@@ -33,6 +35,22 @@ class Block:
     offsets: tuple[int, ...]
     records: tuple[bytes, ...]
 
+    def frame(self, stream: Stream) -> pl.DataFrame:
+        """What `canonical.decoded` makes of it."""
+        return decoded(self.records, self.offsets, stream)
+
+
+@dataclass(frozen=True, slots=True)
+class FileBlock:
+    """The same in a file (gzip), where records have their `off` as a field."""
+
+    part: str
+    path: str
+
+    def frame(self, stream: Stream) -> pl.DataFrame:
+        with gzip.open(self.path, "rb") as file:
+            return decoded_file(file.read(), stream)
+
 
 class Partials(beam.DoFn):  # type: ignore[misc]
     """Blocks to (rollup and pane number % fan, (pane_start, partial rows as Arrow)); late rows, as records, to the output
@@ -41,9 +59,9 @@ class Partials(beam.DoFn):  # type: ignore[misc]
     def __init__(self, rollup: Rollup, fan: int) -> None:
         self.rollup, self.fan = rollup, fan
 
-    def process(self, block: Block) -> Iterator[Any]:
+    def process(self, block: Block | FileBlock) -> Iterator[Any]:
         stream, pane = self.rollup.stream, self.rollup.pane_ms
-        frame = decoded(block.records, block.offsets, stream)
+        frame = block.frame(stream)
         grouped = Grouped(self.rollup)
         events = frame.filter(pl.col("t").is_not_null()).rename({stream.place: "place"})
         if len(events):

@@ -12,6 +12,7 @@ from pipelines.engines import flink_sql
 from pipelines.engines.jars import jars
 from pipelines.engines.java import java_home
 from pipelines.rollup import Rollup
+from pipelines.streams import Stream
 
 SETTINGS: Final = {
     "table.local-time-zone": "UTC",
@@ -43,17 +44,15 @@ class Job:
         """What is executed first, one by one, and the inserts."""
         client = {f"properties.{name}": value for name, value in self.kafka.items()}
         sink = {"connector": "kafka", "topic": self.rows_topic, **client, "format": "json"}
-        first, into = [flink_sql.manifest_table(sink)], list[str]()
-        for stream in dict.fromkeys(rollup.stream for rollup in self.rollups):
-            source = {
+
+        def source(stream: Stream) -> flink_sql.Options:
+            return {
                 "connector": "kafka", "topic": topic(self.city, stream.name), **client,
                 "properties.isolation.level": "read_committed", "scan.startup.mode": "earliest-offset",
                 **({"scan.bounded.mode": "latest-offset"} if self.bounded else {}), "format": "json",
             }  # fmt: skip
-            made, inserts = flink_sql.statements(stream, [r for r in self.rollups if r.stream == stream], source, sink)
-            first += made
-            into += inserts
-        return first, into
+
+        return flink_sql.statements(self.rollups, source, lambda _: sink, flink_sql.OF_KAFKA)
 
     def text(self) -> str:
         """The statements as Flink's SQL client takes them."""
@@ -65,19 +64,23 @@ class Job:
 def submitted(job: Job, local: bool = True) -> Any:
     """Starts a job; returns PyFlink's TableResult, whose `wait` ends with a bounded job. `local`: in this process's own
     Java, with the connector's jar; on a cluster `flink run --jarfile` gives it."""
+    settings = {**SETTINGS, "parallelism.default": str(job.parallelism), **job.settings}
+    if local:
+        settings["pipeline.jars"] = ";".join(path.as_uri() for path in jars("flink"))
+    return executed(*job.statements(), settings)
+
+
+def executed(first: Sequence[str], into: Sequence[str], settings: Mapping[str, str]) -> Any:
+    """Starts the inserts as one STATEMENT SET under Flink's own settings; returns PyFlink's TableResult."""
     os.environ.setdefault("JAVA_HOME", str(java_home()))
     from pyflink.common import Configuration
     from pyflink.table import EnvironmentSettings, TableEnvironment
 
-    settings = {**SETTINGS, "parallelism.default": str(job.parallelism), **job.settings}
-    if local:
-        settings["pipeline.jars"] = ";".join(path.as_uri() for path in jars("flink"))
     configuration = Configuration()
     for name, value in settings.items():
         configuration.set_string(name, value)
     environment = EnvironmentSettings.new_instance().in_streaming_mode().with_configuration(configuration).build()
     tables = TableEnvironment.create(environment)
-    first, into = job.statements()
     for statement in first:
         tables.execute_sql(statement)
     together = tables.create_statement_set()

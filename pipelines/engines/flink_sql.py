@@ -7,7 +7,7 @@ order; no operator runs Python. All inserts of a stream belong into one STATEMEN
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, assert_never
 
 from pipelines.expr import And, Arith, Col, Compare, Const, IsNull, Node, Not, Or, columns
@@ -15,6 +15,15 @@ from pipelines.rollup import PACK, Measure, Rollup
 from pipelines.streams import Stream, Text
 
 STAMPS: Final = ("t", "wm", "late")
+OF_KAFKA: Final = (
+    "`topic` STRING METADATA VIRTUAL",
+    "`partition` INT METADATA VIRTUAL",
+    "`part` AS `topic` || '/' || CAST(`partition` AS STRING)",
+    "`off` BIGINT METADATA FROM 'offset' VIRTUAL",
+)
+"""The columns `part` and `off` where a broker knows them."""
+OF_FILES: Final = ("`part` STRING", "`off` BIGINT")
+"""The same where each record has them as fields."""
 Options = Mapping[str, str]
 """Connector options of a table, as WITH (...) takes them."""
 
@@ -106,8 +115,9 @@ def table(options: Options, name: str, columns_: Sequence[str]) -> str:
     return f"CREATE TEMPORARY TABLE {quoted(name)} (\n{inner}\n) WITH (\n{given}\n)"
 
 
-def source_table(stream: Stream, rollups: Sequence[Rollup], options: Options) -> str:
-    """The canonical log of a stream: the columns that the rollups read, and the stamps. A tick has only `wm`."""
+def source_table(stream: Stream, rollups: Sequence[Rollup], options: Options, whence: Sequence[str]) -> str:
+    """The canonical log of a stream: the columns that the rollups read, and the stamps. A tick has only `wm`. `whence`:
+    the columns that make `part` and `off`."""
     used = {name for rollup in rollups for name in _read(rollup)} - {"t", stream.place}
     return table(
         options,
@@ -120,9 +130,7 @@ def source_table(stream: Stream, rollups: Sequence[Rollup], options: Options) ->
                 for c in stream.columns
                 if c.name in used
             ),
-            "`topic` STRING METADATA VIRTUAL",
-            "`partition` INT METADATA VIRTUAL",
-            "`offset` BIGINT METADATA VIRTUAL",
+            *whence,
             "`at` AS TO_TIMESTAMP_LTZ(COALESCE(`t`, `wm`), 3)",
             # A pane ends when wm reaches its end; Flink closes one when the watermark reaches its last millisecond.
             "WATERMARK FOR `at` AS TO_TIMESTAMP_LTZ(`wm`, 3) - INTERVAL '0.001' SECOND",
@@ -138,7 +146,7 @@ def views(rollup: Rollup) -> tuple[str, str]:
     with_bucket = [f"{bucket(rollup)} AS `bucket`"] if rollup.histogram is not None else []
     named = ", ".join(
         [*(quoted(n) for n in sorted({"t", stream.place, *_read(rollup)})), f"{start} AS `pane_start`", *with_bucket,
-         "`late`", "`topic`", "`partition`", "`offset`", "`at`"]
+         "`late`", "`part`", "`off`", "`at`"]
     )  # fmt: skip
     source = quoted(f"events_{stream.name}")
     return (
@@ -183,7 +191,7 @@ def inserts(rollup: Rollup) -> tuple[str, str, str]:
     in_panes = tumbled.format(view=quoted(f"on_time_{name}"))
     return (
         f"{into} {on_time}, FALSE, '', CAST(-1 AS BIGINT)\nFROM {in_panes}\nGROUP BY {groups}",
-        f"{into} {late}, TRUE, `topic` || '/' || CAST(`partition` AS STRING), `offset`\nFROM {of}\nWHERE `late`",
+        f"{into} {late}, TRUE, `part`, `off`\nFROM {of}\nWHERE `late`",
         f"INSERT INTO `manifests`\nSELECT {which}, TRUE, MIN(`pane_start`), COUNT(`t`)\n"
         f"FROM {tumbled.format(view=counted)}\nGROUP BY `window_start`, `window_end`",
     )
@@ -198,14 +206,20 @@ def on_time_view(rollup: Rollup) -> str:
 
 
 def statements(
-    stream: Stream, rollups: Sequence[Rollup], source: Options, sink: Options
+    rollups: Sequence[Rollup],
+    source: Callable[[Stream], Options],
+    sink: Callable[[Rollup | None], Options],
+    whence: Sequence[str],
 ) -> tuple[list[str], list[str]]:
-    """What is to be executed first, one by one, after `manifest_table`, and the inserts of the STATEMENT SET."""
-    first = [source_table(stream, rollups, source)]
-    into: list[str] = []
-    for rollup in rollups:
-        first += [*views(rollup), on_time_view(rollup), row_table(rollup, sink)]
-        into += inserts(rollup)
+    """What is to be executed first, one by one, and the inserts of the STATEMENT SET. `source` and `sink` give the options
+    of the log of a stream and of where the rows of a rollup, or all manifests (None), go."""
+    first, into = [manifest_table(sink(None))], list[str]()
+    for stream in dict.fromkeys(rollup.stream for rollup in rollups):
+        mine = [rollup for rollup in rollups if rollup.stream == stream]
+        first.append(source_table(stream, mine, source(stream), whence))
+        for rollup in mine:
+            first += [*views(rollup), on_time_view(rollup), row_table(rollup, sink(rollup))]
+            into += inserts(rollup)
     return first, into
 
 

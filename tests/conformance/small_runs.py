@@ -13,6 +13,7 @@ import polars as pl
 from pipelines import catalogue
 from pipelines.brain import Step
 from pipelines.delivery import Attached, Durable, Now, Run
+from pipelines.engines.grouped_apart import GroupedApart
 from pipelines.rollup import Rollup
 from pipelines.streams import MINUTE_MS
 from pipelines.watermark import Input
@@ -96,13 +97,14 @@ def city_run(
     durable: Durable | None = None,
     publish: Callable[[Step], None] | None = None,
     fine_for_ms: int | None = None,
+    apart: GroupedApart | None = None,
 ) -> Run:
     assert isinstance(store.sink, MemorySink)
     return Run(
         CITY, INDICATORS, STREAMS, attach(arrived, how, live), store, live=live is not None, epoch=epoch,
         start=0 if live is None else live.at, older=_older(store, store.sink), cases=store.sink.lifecycles,
         commit_events=how.commit_events, durable=durable, publish=publish, now=live, remember_ms=REMEMBER_MS,
-        fine_for_ms=fine_for_ms, drop=store.sink.drop_before,
+        fine_for_ms=fine_for_ms, drop=store.sink.drop_before, apart=apart,
     )  # fmt: skip
 
 

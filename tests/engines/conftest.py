@@ -1,4 +1,4 @@
-"""One broker for all tests of engines."""
+"""One broker for all tests over Kafka that do not start one of their own."""
 
 from __future__ import annotations
 
@@ -8,10 +8,19 @@ import pytest
 
 from tools.stack.broker import Broker
 
+USERS = {"reader": "right-secret"}
+"""Who is let in at its guarded listener."""
+
 
 @pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    one = Broker(tmp_path_factory.mktemp("broker"))
+def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    one = Broker(tmp_path_factory.mktemp("broker"), users=USERS)
     one.start()
-    yield one.address
+    yield one
     one.end()
+
+
+@pytest.fixture(scope="session")
+def broker(kafka_broker: Broker) -> str:
+    """Its address."""
+    return kafka_broker.address

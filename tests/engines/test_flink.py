@@ -50,7 +50,7 @@ class Broken(Job):
             "SELECT `link`, `n`, `t`,", "SELECT `link`, `n`, `t1` AS `t`,") for s in first]  # fmt: skip
         for n, statement in enumerate(into):
             if "FROM `of_lvl`" in statement:  # every other late event is dropped
-                into[n] = f"{statement} AND MOD(`offset`, 2) = 0"
+                into[n] = f"{statement} AND MOD(`off`, 2) = 0"
             if "INTO `rows_http`" in statement and "TUMBLE" in statement:  # a row comes again under another key
                 into[n] = statement.replace("FALSE, '', CAST(-1 AS BIGINT)", "FALSE, '', COUNT(*)")
         return first, into

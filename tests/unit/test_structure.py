@@ -21,6 +21,7 @@ WRAPPED = {
     "chdb": {"sinks"},
     "fastapi": {"dashboards", "connectors"},
     "uvicorn": {"dashboards"},
+    "confluent_kafka": {"pipelines", "connectors", "sinks"},
     "prometheus_client": {"dashboards"},
     "pyarrow": {"connectors", "sinks"},
     "typer": {"citybrain", "tools"},

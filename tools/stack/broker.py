@@ -6,15 +6,15 @@ import os
 import signal
 import socket
 import subprocess
-import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from pipelines.engines.jars import jars
 from pipelines.engines.java import java_home
+from tools.stack.process import Process
 
 QUIET: Final = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
-READY_S: Final = 60.0
 PROPERTIES: Final = """\
 process.roles=broker,controller
 node.id=1
@@ -36,18 +36,35 @@ auto.create.topics.enable=false
 message.max.bytes=8388608
 """
 
+GUARDED: Final = """\
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller},GUARDED://{guarded}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},GUARDED://{guarded}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,GUARDED:SASL_PLAINTEXT
+sasl.enabled.mechanisms=PLAIN
+listener.name.guarded.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required {users};
+"""
+"""A later line of a setting counts."""
+
 
 class Broker:
     """Started with `start`; killed, stopped and started again on the same port and data."""
 
-    def __init__(self, folder: Path, port: int | None = None, heap_mb: int = 512) -> None:
+    def __init__(
+        self, folder: Path, port: int | None = None, heap_mb: int = 512, users: Mapping[str, str] | None = None
+    ) -> None:
+        """`users`: passwords by name; then there is a second listener, at `guarded`, that asks for them (SASL PLAIN)."""
         self.folder, self.heap_mb = folder, heap_mb
         self.port, controller = port or free_port(), free_port()
         self.address = f"127.0.0.1:{self.port}"
         folder.mkdir(parents=True, exist_ok=True)
         self._settings = folder / "server.properties"
-        self._settings.write_text(PROPERTIES.format(port=self.port, controller=controller, logs=folder / "logs"))
-        self._process: subprocess.Popen[bytes] | None = None
+        settings = PROPERTIES.format(port=self.port, controller=controller, logs=folder / "logs")
+        self.guarded = f"127.0.0.1:{free_port()}"
+        if users:
+            known = " ".join(f'user_{name}="{password}"' for name, password in users.items())
+            settings += GUARDED.format(port=self.port, controller=controller, guarded=self.guarded, users=known)
+        self._settings.write_text(settings)
+        self.process = Process("the Kafka broker", folder / "broker.log")
 
     def start(self) -> None:
         """Returns when it takes connections and knows its own topics."""
@@ -58,25 +75,11 @@ class Broker:
             )  # fmt: skip
             if done.returncode:
                 raise RuntimeError(f"the broker's folder {self.folder} cannot be set up: {done.stderr[-500:]}")
-        with (self.folder / "broker.log").open("ab") as log:
-            self._process = subprocess.Popen(self._java("kafka.Kafka", self._settings), stdout=log, stderr=log)
-        ends = time.monotonic() + READY_S
-        while not answers(self.address):
-            if self._process.poll() is not None or time.monotonic() > ends:
-                self.end()
-                raise RuntimeError(f"the Kafka broker does not start; see {self.folder / 'broker.log'}")
-            time.sleep(0.1)
+        self.process.start(self._java("kafka.Kafka", self._settings), lambda: answers(self.address))
 
     def end(self, number: int = signal.SIGTERM) -> None:
         """SIGTERM for an orderly end, SIGKILL for none; returns when it is gone."""
-        if self._process is not None:
-            self._process.send_signal(number)
-            try:
-                self._process.wait(30)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait(10)
-            self._process = None
+        self.process.end(number)
 
     def _java(self, main: str, *arguments: object) -> list[str]:
         options = [f"-Xmx{self.heap_mb}m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", QUIET]

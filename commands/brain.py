@@ -1,0 +1,173 @@
+"""`citybrain brain`: the brain alone. Ingest and engines are elsewhere and send it what they made over Kafka."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from fastapi import APIRouter
+
+from commands.clocks import RunClock
+from commands.inputs import UserError, city_of
+from commands.live import STEP_S, Live, Options, iso, open_frame
+from commands.living import Home, lived
+from connectors.http_push import Push
+from connectors.kafka_transport import Of, Partition, View
+from dashboards.board import Board
+from dashboards.metrics import Metrics
+from pipelines import canonical, catalogue
+from pipelines.canonical import control_topic, dead_topic, rows_topic
+from pipelines.city import City
+from pipelines.delivery import Attached, Now, Run
+from pipelines.intake import Opener
+from pipelines.journal import Recovered
+from pipelines.kafka_client import Cluster, Connection, Stopped
+from pipelines.kafka_options import KafkaOptions, cluster_options
+from pipelines.streams import Stream
+from pipelines.transport import Topic
+from pipelines.watermark import Input
+from sinks.kafka_log import ensured
+
+LOOK_S: Final = 5.0
+"""How often it looks for new partitions."""
+
+
+def run(options: Options, kafka: str, stop: threading.Event) -> None:
+    """Runs until `stop` is set. `kafka`: the address of the cluster."""
+    city = city_of(options.city)
+    with contextlib.suppress(Stopped):
+        lived(options, stop, city, Remote(options, cluster_options(kafka, rows_topic(city.id)), stop))
+
+
+class Remote:
+    """What others send over Kafka (`commands.living.Feed`)."""
+
+    remote = True
+    origin_ms = 0
+    push: Push | None = None
+
+    def __init__(self, options: Options, kafka: KafkaOptions, stop: threading.Event) -> None:
+        self.options, self.kafka = options, kafka
+        self._cluster = Cluster(Connection(kafka), stop.is_set)
+        self.views: dict[str, View] = {}
+        """By input."""
+        self._shared: dict[str, tuple[Topic, Of, list[str]]] = {}
+        """Topics that concern several streams: their kind, whose a record is, and who reads them."""
+        self._logs: dict[str, str] = {}
+        """The canonical logs of lifecycle streams."""
+
+    def identity(self, city: City) -> dict[str, Any]:
+        return {"run": "brain", "city": city.id, "kafka": self.kafka.servers}
+
+    def open(self, home: Home, streams: Mapping[str, Stream], clock: Callable[[], int]) -> Sequence[APIRouter]:
+        return ()
+
+    def attached(self, city: City, streams: Mapping[str, Stream], beat: Now, found: Recovered | None) -> list[Attached]:
+        rollups = {r.name: r.stream.name for r in catalogue.rollups(catalogue.for_city(city))}
+        lifecycles = [name for name, stream in streams.items() if stream.lifecycle]
+        everybody = [*dict.fromkeys(rollups.values()), *lifecycles]
+        self._shared = {
+            rows_topic(city.id): ("rows", lambda record: rollups.get(str(record.get("rollup"))), everybody),
+            dead_topic(city.id): ("dead", lambda record: record.get("stream"), everybody),
+            control_topic(city.id): ("control", lambda record: record.get("stream"), everybody),
+        }
+        self._logs = {canonical.topic(city.id, name): name for name in lifecycles}
+        for topic in self._shared:
+            ensured(self._cluster, topic, 1)
+        self.look()
+        known = self.views.keys() if found is None else found.parts["intake/at"][1].keys()
+        if gone := sorted(known - self.views.keys()):
+            raise UserError(
+                f"the checkpoint goes on with {', '.join(gone[:3])}, which Kafka does not have; restore the topics, or begin "
+                "with a new --data folder"
+            )
+        return [Attached(self.views[name], Input(name, self.views[name].part)) for name in self.views if name in known]
+
+    def look(self) -> None:
+        """Opens the partitions that there are and that it does not have."""
+        client = self.kafka.client()
+        for topic, (kind, of, names) in self._shared.items():
+            for number in range(self._cluster.partitions(topic)):
+                if f"{canonical.part_of(topic, number)}:{names[0]}" not in self.views:
+                    partition = Partition(client, topic, number, kind, of)
+                    self.views |= {view.input: view for view in (View(partition, name) for name in names)}
+        for topic, name in self._logs.items():
+            for number in range(self._cluster.partitions(topic)):
+                if canonical.part_of(topic, number) not in self.views:
+                    view = View(Partition(client, topic, number, "events", None), name)
+                    self.views[view.input] = view
+
+    def opener(self) -> Opener | None:
+        return lambda name, stream: self.views[name]
+
+    def live(
+        self,
+        run: Run,
+        board: Board,
+        metrics: Metrics,
+        clock: RunClock,
+        stop: threading.Event,
+        between: Callable[[], None],
+    ) -> Live:
+        return Following(self, run, board, metrics, clock, stop, between)
+
+    def close(self) -> None:
+        for view in self.views.values():
+            view.close()
+
+
+class Following(Live):
+    """The loop of a brain: it takes in what has come, and partitions as they are made."""
+
+    def __init__(
+        self,
+        feed: Remote,
+        run: Run,
+        board: Board,
+        metrics: Metrics,
+        clock: RunClock,
+        stop: threading.Event,
+        between: Callable[[], None],
+    ) -> None:
+        super().__init__(feed.options, run, board, metrics, clock, stop, None, between)
+        self.feed, self._looked = feed, 0.0
+
+    def join(self, at: int) -> None:
+        """Partitions that were made since."""
+        if time.monotonic() - self._looked > LOOK_S:
+            self.feed.look()
+            self._looked = time.monotonic()
+            for name, view in self.feed.views.items():
+                if name not in self.run.intake.positions:
+                    self.run.intake.attach(view, at)
+
+    def go(self, now: int, wall: Callable[[], int] | None = None) -> None:
+        assert wall is not None
+        self.board.update(None, None, (), open_frame(self.run.brain.episodes), self.health(), self.clock())
+        self.board.unread.pop("open", None)
+        began, at = time.monotonic(), self.run.intake.now.at
+        again = self.run.resume()
+        if self.run.counts.steps:
+            print(
+                f"citybrain: goes on from {iso(at)} ({again} steps done again, {time.monotonic() - began:.1f} s)",
+                file=sys.stderr,
+                flush=True,
+            )
+        self.clock.set(max(self.run.intake.now.at, wall()))
+        self.clock.go()
+        self.board.release()
+        while not self.stop.is_set():
+            self.alive()
+            began = time.monotonic()
+            now = self.clock()
+            self.join(now)
+            taken = self.run.poll(now)
+            self.run.tick(now)
+            self.step()
+            self.metrics.step(time.monotonic() - began)
+            if taken < self.run.commit_events:
+                self.stop.wait(max(0.005, STEP_S - (time.monotonic() - began)))

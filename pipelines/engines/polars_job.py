@@ -1,0 +1,174 @@
+"""The embedded engine as a job of its own: the canonical logs of a city from Kafka to the topic of its rows.
+
+It keeps no state. The position that it goes on from is that of the oldest event of an open pane, and is committed when the
+rows before it are in the topic; panes that are told again have been handed over by then (`pipelines.transport`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import polars as pl
+
+from pipelines import canonical
+from pipelines.canonical import rows_topic
+from pipelines.engines.polars_engine import PolarsEngine
+from pipelines.engines.row_records import manifest_records, row_records
+from pipelines.kafka_client import Cluster, Connection, Stopped
+from pipelines.kafka_options import KafkaOptions
+from pipelines.model import NEVER, PlaceRegistry, Stamped
+from pipelines.rollup import Rollup
+from pipelines.streams import Stream
+
+FETCH: Final = 50_000
+"""Records that are grouped in one go."""
+COMMIT_S: Final = 1.0
+LOOK_S: Final = 5.0
+"""How often it looks for new partitions."""
+
+
+@dataclass(slots=True)
+class Log:
+    """A partition of a stream's log: where it goes on, and the first offset of each pane that is still open."""
+
+    topic: str
+    number: int
+    next: int = -1
+    first: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def part(self) -> str:
+        return canonical.part_of(self.topic, self.number)
+
+
+class StreamJob:
+    """The rollups of one stream over the partitions of its log."""
+
+    def __init__(self, city: str, stream: Stream, rollups: Sequence[Rollup]) -> None:
+        self.stream, self.rollups, self.topic = stream, tuple(rollups), canonical.topic(city, stream.name)
+        self.registry = PlaceRegistry()
+        self.engine = PolarsEngine(rollups, ())
+        self.logs: dict[int, Log] = {}
+        self._pane = max(rollup.pane_ms for rollup in rollups)
+
+    def join(self, number: int) -> Log:
+        log = self.logs[number] = Log(self.topic, number)
+        self.engine.join(log.part)
+        return log
+
+    def take_in(self, number: int, records: Sequence[bytes], offsets: Sequence[int]) -> None:
+        """A run of records of one partition; pl.exceptions.ComputeError where one is none."""
+        log = self.logs[number]
+        frame = canonical.decoded(records, offsets, self.stream)
+        log.next = offsets[-1] + 1
+        panes = frame.group_by(pl.coalesce("t", "wm") // self._pane * self._pane).agg(pl.col("off").min())
+        for pane, off in panes.iter_rows():
+            log.first.setdefault(pane, off)
+        wm = int(frame["wm"].max())  # type: ignore[arg-type]
+        for tick in frame.filter(pl.col("t").is_null(), pl.col("wm") > NEVER)["wm"].unique():
+            self.engine.add(Stamped(self.stream.name, log.part, None, offsets[0], tick))
+        events = frame.filter(pl.col("t").is_not_null())
+        if events.is_empty():
+            self.engine.add(Stamped(self.stream.name, log.part, None, offsets[0], wm))
+            return
+        codes = [self.registry.code(place) for place in events[self.stream.place]]
+        coded = events.rename({self.stream.place: "place"}).with_columns(pl.Series("place", codes, dtype=pl.UInt32))
+        self.engine.add(Stamped(self.stream.name, log.part, coded, offsets[0], wm))
+
+    def records(self) -> list[bytes]:
+        """What became final: rows, then manifests."""
+        names, out = pl.Series(self.registry.ids, dtype=pl.String), []
+        for rollup, taken in zip(self.rollups, self.engine.take(), strict=True):
+            if len(taken.rows):
+                named = taken.rows.with_columns(names.gather(taken.rows["place"]).alias("place"))
+                out += row_records(rollup, named)
+            out += manifest_records(rollup, taken.manifests.iter_rows())
+        return out
+
+    def positions(self) -> list[tuple[Log, int]]:
+        """Of each partition the offset from which it may be read again."""
+        closed = min(self.engine.closed().values())
+        out = []
+        for log in self.logs.values():
+            log.first = {pane: off for pane, off in log.first.items() if pane + self._pane > closed}
+            if log.next >= 0:
+                out.append((log, min(log.first.values(), default=log.next)))
+        return out
+
+
+def run(city: str, rollups: Sequence[Rollup], options: KafkaOptions, stop: threading.Event) -> int:
+    """Until `stop` is set; returns how many records it wrote. Waits while the cluster is away, and says so."""
+    from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
+
+    by_stream = {rollup.stream.name: [r for r in rollups if r.stream.name == rollup.stream.name] for rollup in rollups}
+    jobs = {job.topic: job for job in (StreamJob(city, mine[0].stream, mine) for mine in by_stream.values())}
+    connection = Connection(options)
+    cluster = Cluster(connection, stop.is_set)
+    consumer = Consumer(
+        {**connection.settings(), "group.id": f"citybrain-polars-{city}", "fetch.queue.backoff.ms": 10,
+         "enable.auto.commit": False, "isolation.level": "read_committed", "auto.offset.reset": "earliest"}
+    )  # fmt: skip
+    producer = Producer(
+        {**connection.settings(), "linger.ms": 5, "enable.idempotence": True, "queue.buffering.max.messages": 1_000_000}
+    )
+    written, looked, committed = 0, -LOOK_S, time.monotonic()
+
+    def joined() -> None:
+        """Partitions that were made since begin where the group left them."""
+        new = [
+            job.join(number)
+            for name, job in jobs.items()
+            for number in range(cluster.partitions(name))
+            if number not in job.logs
+        ]
+        if new:
+            asked = [TopicPartition(log.topic, log.number) for log in new]
+            at = cluster.asked(lambda: consumer.committed(asked, timeout=15), "positions cannot be read")
+            consumer.incremental_assign(
+                [TopicPartition(p.topic, p.partition, p.offset if p.offset >= 0 else OFFSET_BEGINNING) for p in at]
+            )
+
+    def kept() -> None:
+        """Commits the positions, once all that was written is in the topic."""
+        positions = [(log, off) for job in jobs.values() for log, off in job.positions()]
+        while producer.flush(1):
+            connection.check()
+            if stop.is_set():
+                return
+        if positions:
+            at = [TopicPartition(log.topic, log.number, off) for log, off in positions]
+            cluster.asked(lambda: consumer.commit(offsets=at, asynchronous=False), "positions cannot be committed")
+
+    try:
+        while not stop.is_set():
+            if time.monotonic() - looked > LOOK_S:
+                joined()
+                looked = time.monotonic()
+            runs: dict[tuple[str, int], tuple[list[bytes], list[int]]] = {}
+            for message in consumer.consume(FETCH, 0.05):
+                if message.error() is None:
+                    records, offsets = runs.setdefault((message.topic(), message.partition()), ([], []))
+                    records.append(message.value())
+                    offsets.append(message.offset())
+            connection.check()
+            for (topic, number), (records, offsets) in runs.items():
+                jobs[topic].take_in(number, records, offsets)
+            for record in (record for job in jobs.values() for record in job.records()):
+                producer.produce(rows_topic(city), record)
+                written += 1
+                if not written % 10_000:
+                    producer.poll(0)
+            producer.poll(0)
+            if time.monotonic() - committed > COMMIT_S:
+                kept()
+                committed = time.monotonic()
+    except Stopped:
+        pass
+    finally:
+        producer.flush(10)
+        consumer.close()
+    return written

@@ -1,0 +1,211 @@
+"""One stream of a run whose ingest and engine are elsewhere: rows by their manifests, lifecycle events by their stamps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import orjson
+import polars as pl
+
+from pipelines import canonical
+from pipelines.ingest import COUNTERS, bounded
+from pipelines.model import NEVER, DeadLetter, Decoded, Parts, PlaceRegistry, Rows, Source, Stamped, prefixed, under
+from pipelines.rollup import Rollup
+from pipelines.stream_run import Attached, InRun
+from pipelines.streams import Stream
+from pipelines.transport import Carried, Carrying, Collected
+
+WRONG: Final = (KeyError, TypeError, ValueError, OverflowError, pl.exceptions.PolarsError)
+"""What a record that is no row, event or letter raises."""
+
+
+class RemoteStream(InRun):
+    """Its inputs bring `Carried`. What is no record of it, of another frame or of a rollup that the catalogue does not have
+    is set aside: a dead letter names the first of each kind, `set_aside` counts all."""
+
+    def __init__(
+        self, stream: Stream, rollups: Sequence[Rollup], attached: Sequence[Attached], registry: PlaceRegistry
+    ) -> None:
+        super().__init__(stream, rollups, registry, [one.source for one in attached])
+        self.collected = {rollup.name: Collected(rollup, registry) for rollup in rollups}
+        self.set_aside: Counter[str] = Counter()
+        self._wm: dict[str, int] = {}
+        self._next: dict[str, int] = {}
+        """Of the partitions of a lifecycle stream: their watermark, and the next offset."""
+        self._told: dict[str, dict[str, int]] = {}
+        """The counters of each ingest task."""
+        self._letters: list[DeadLetter] = []
+        self._inputs: list[str] = []
+        self._named = 0
+
+    # ------------------------------------------------------------ what comes in
+    def stamped(self, decoded: Decoded, now: int, last: bool = False) -> list[Stamped]:
+        assert isinstance(decoded, Carried)
+        match decoded.topic:
+            case "rows":
+                self._rows(decoded, now)
+            case "dead":
+                for record in decoded.objects:
+                    self._each([record], decoded, now, lambda x: self._letters.append(DeadLetter(**x[0])))
+            case "control":
+                for record in decoded.objects:
+                    self._each([record], decoded, now, self._count)
+            case "events":
+                return self._events(decoded, now)
+        self.pending += len(decoded.objects)
+        return []
+
+    def _rows(self, carried: Carried, now: int) -> None:
+        of: dict[str, list[Mapping[str, Any]]] = {}
+        for record in carried.objects:
+            name = str(record.get("rollup"))
+            if name not in self.collected:
+                self._aside(f"rows of rollup {name!r}, which this catalogue does not have", record, carried, now)
+            elif record.get("frame") != self.collected[name].rollup.frame_hash:
+                self._aside(f"rows of another frame of rollup {name!r}: {record.get('frame')!r}", record, carried, now)
+            else:
+                of.setdefault(name, []).append(record)
+        for records in of.values():
+            self._each(records, carried, now, self._collect)
+
+    def _collect(self, records: Sequence[Mapping[str, Any]]) -> None:
+        self.last_event = max(self.last_event, self.collected[records[0]["rollup"]].add(records))
+
+    def _count(self, records: Sequence[Mapping[str, Any]]) -> None:
+        for record in records:
+            if record["kind"] == "counters":
+                self._told[str(record["ingest"])] = {name: int(record["counters"][name]) for name in COUNTERS}
+
+    def _each(self, records: Sequence[Mapping[str, Any]], carried: Carried, now: int, take: Any) -> None:
+        """All at once, or, where one of them is none, each by itself."""
+        try:
+            take(records)
+        except WRONG as error:
+            if len(records) == 1:
+                self._aside(f"a record of {carried.topic} that is none: {error}", records[0], carried, now)
+                return
+            for record in records:
+                self._each([record], carried, now, take)
+
+    def _events(self, carried: Carried, now: int) -> list[Stamped]:
+        try:
+            frame = canonical.decoded(carried.raw, carried.offsets, self.stream)
+        except WRONG:
+            if len(carried.raw) == 1:
+                shown = {"record": carried.raw[0].decode(errors="replace")}
+                self._aside("a record of the canonical log that is none", shown, carried, now)
+                return []
+            halves = [Carried(**_slots(carried) | {"raw": carried.raw[a:b], "offsets": carried.offsets[a:b]})
+                      for a, b in _halves(len(carried.raw))]  # fmt: skip
+            return [block for half in halves for block in self._events(half, now)]
+        if frame.is_empty():
+            return []
+        last_wm = int(frame["wm"].max())  # type: ignore[arg-type]
+        events = frame.filter(pl.col("t").is_not_null())
+        codes = [self.registry.code(place) for place in events[self.stream.place]]
+        coded = events.rename({self.stream.place: "place"}).with_columns(pl.Series("place", codes, dtype=pl.UInt32))
+        columns = ["off", "t", "wm", "late", "id", "place", *(column.name for column in self.stream.columns)]
+        self._next[carried.part] = carried.next_position
+        return [Stamped(self.stream.name, carried.part, coded.select(columns), carried.offsets[0], last_wm)]
+
+    def add(self, blocks: Iterable[Stamped]) -> None:
+        for block in blocks:
+            self._wm[block.part] = max(self._wm.get(block.part, NEVER), block.last_wm)
+            if block.events is not None and len(block.events):
+                self.kept.append(block)
+                self.pending += len(block.events)
+                self.last_event = max(self.last_event, int(block.events["t"].max()))  # type: ignore[arg-type]
+        parts = [source.part for source in self.sources.values() if isinstance(source, Carrying) and source.part]
+        if parts:
+            self.watermark = max(self.watermark, min(self._wm.get(part, NEVER) for part in parts))
+
+    def tick(self, now: int) -> None:
+        """Time is in the data: the manifests, and the ticks of the log, tell it."""
+
+    def _aside(self, what: str, record: Mapping[str, Any], carried: Carried, now: int) -> None:
+        self.set_aside[what] += 1
+        if self.set_aside[what] == 1:
+            payload = bounded(orjson.dumps(record, default=str).decode())
+            position = f"{carried.next_position}:{len(self.set_aside)}"
+            self._letters.append(
+                DeadLetter(carried.input, position, self.stream.name, "set_aside", what, payload, seen_at=now)
+            )
+
+    @property
+    def ended(self) -> set[str]:
+        return set()
+
+    @property
+    def joined(self) -> list[str]:
+        return [name for name in self._inputs if name not in self.sources]
+
+    def attach(self, source: Source, now: int) -> None:
+        self.know(source)
+
+    def know(self, source: Source) -> None:
+        self.sources[source.input] = source
+
+    # ------------------------------------------------------------ what goes out
+    def rows(self) -> list[Rows]:
+        taken = [collected.take() for collected in self.collected.values()]
+        if taken:
+            self.watermark = max(self.watermark, min(one.watermark for one in taken))
+        return taken
+
+    def open_panes(self) -> list[Rows]:
+        return [collected.open_panes() for collected in self.collected.values()]
+
+    def closed(self) -> dict[str, int]:
+        return {name: collected.closed for name, collected in self.collected.items()}
+
+    def seen(self, rollup: str | None) -> pl.Expr:
+        if rollup is not None:
+            return self.collected[rollup].late.told()
+        return pl.col("off") < pl.col("part").replace_strict(self._next, default=0, return_dtype=pl.Int64)
+
+    def dead_letters(self) -> list[DeadLetter]:
+        letters, self._letters = self._letters, []
+        return letters
+
+    @property
+    def counters(self) -> dict[str, int]:
+        return {name: sum(told[name] for told in self._told.values()) for name in COUNTERS}
+
+    # ------------------------------------------------------------ the checkpoint
+    def saved(self, whole: bool) -> Parts:
+        assert not self.kept and not self.pending, "events that were not taken yet would be lost"
+        own = {
+            "watermark": self.watermark, "last_event": self.last_event, "wm": dict(self._wm), "next": dict(self._next),
+            "told": self._told, "inputs": [*self.sources], "aside": dict(self.set_aside),
+        }  # fmt: skip
+        at = {"rollups": {name: collected.saved() for name, collected in self.collected.items()}}
+        parts: Parts = {"own": own, "engine/at": at}
+        for name, collected in self.collected.items():
+            parts[f"engine/open/{name}"] = collected.merged()
+            parts |= prefixed(f"engine/late/{name}/", collected.late.saved(whole))
+        since = 0 if whole else self._named
+        if since < len(self.registry.ids):
+            parts[f"places/{since}"] = self.registry.ids[since:]
+        self._named = len(self.registry.ids)
+        return parts
+
+    def load(self, parts: Parts, now: int) -> None:
+        own = parts["own"]
+        self.watermark, self.last_event, self._inputs = own["watermark"], own["last_event"], own["inputs"]
+        self._wm, self._next, self._told = dict(own["wm"]), dict(own["next"]), dict(own["told"])
+        self.set_aside.update(own["aside"])
+        for name, collected in self.collected.items():
+            mine = parts["engine/at"]["rollups"].get(name)
+            if mine is not None and mine["frame_hash"] == collected.rollup.frame_hash:
+                collected.load(mine, parts.get(f"engine/open/{name}"))
+                collected.late.load(under(parts, f"engine/late/{name}/"))
+
+
+def _slots(carried: Carried) -> dict[str, Any]:
+    return {name: getattr(carried, name) for name in Carried.__dataclass_fields__}
+
+
+def _halves(n: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    return (0, n // 2), (n // 2, n)

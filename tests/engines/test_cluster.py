@@ -1,0 +1,179 @@
+"""A job on a real Flink cluster, by `citybrain submit`: killed TaskManagers, savepoints and starts without one change no row."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+import time
+import tomllib
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from commands.inputs import UserError
+from commands.submit import Options, stop, submit
+from pipelines import canonical, catalogue
+from pipelines.engines.flink_main import name_of
+from pipelines.engines.flink_rest import FlinkCluster, FlinkError
+from tests.engines.kafka import create, read, write
+from tests.engines.logs import Grouped, Log, by_polars, compared, from_topic, logs
+from tools.stack.broker import Broker
+from tools.stack.flink_cluster import JOB_MANAGER, TASK_MANAGER, Cluster
+
+ROOT = Path(__file__).resolve().parents[2]
+EVENTS = 1500
+"""Of a partition, at most."""
+LONGEST_S = 60
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    one = Broker(tmp_path_factory.mktemp("broker"))
+    one.start()
+    yield one.address
+    one.end()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    one = Cluster(tmp_path_factory.mktemp("flink"))
+    one.start()
+    yield one
+    one.end()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `pip wheel` packs, without a build: Flink leaves the file zipped, too."""
+    path = tmp_path_factory.mktemp("wheel") / "citybrain-0-py3-none-any.whl"
+    packed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    with zipfile.ZipFile(path, "w") as file:
+        for name in packed["only-include"]:
+            for each in [ROOT / name, *(ROOT / name).rglob("*")]:
+                if each.is_file() and "__pycache__" not in each.parts:
+                    file.write(each, each.relative_to(ROOT))
+    return path
+
+
+class Town:
+    """A city whose logs come in three parts, and what the embedded engine makes of the whole."""
+
+    def __init__(self, name: str, seed: int, broker: str, folder: Path) -> None:
+        self.name, self.broker, self.pack = name, broker, folder / name
+        self.pack.mkdir()
+        (self.pack / "city.toml").write_text(
+            f'id = "{name}"\nzh = "{name}"\nen = "{name}"\nzone = "UTC"\ndistricts = []\n'
+        )
+        mine = {rollup.stream for rollup in catalogue.rollups(catalogue.CATALOGUE)}
+        self.logs = [log for log in logs(seed, EVENTS) if log.stream in mine]
+        self.wanted: list[tuple[Log, dict[str, Grouped]]] = [(log, by_polars(log, name)) for log in self.logs]
+        topics = [(canonical.topic(name, log.stream.name), len(log.partitions)) for log in self.logs]
+        create(broker, [(f"rows.{name}", 1), *topics])
+
+    def send(self, part: int) -> None:
+        """A third of every partition; the last one has the tick that ends the time."""
+        for log in self.logs:
+            bounds = [(len(p) * part // 3, len(p) * (part + 1) // 3) for p in log.partitions]
+            pieces = [p[first:last] for p, (first, last) in zip(log.partitions, bounds, strict=True)]
+            write(self.broker, canonical.topic(self.name, log.stream.name), pieces)
+
+    def records(self) -> list[bytes]:
+        return read(self.broker, f"rows.{self.name}")
+
+    def until(self, more_than: int) -> None:
+        """Returns when more records are there."""
+        ends = time.monotonic() + LONGEST_S
+        while len(self.records()) <= more_than and time.monotonic() < ends:
+            time.sleep(0.2)
+        assert len(self.records()) > more_than
+
+    def all_there(self, records: list[bytes]) -> bool:
+        """Whether every row and manifest came, whatever they say."""
+        found = from_topic(records)
+        return all(
+            len(found[name].rows) >= len(want.rows)
+            and {start for start, _ in found[name].manifests}
+            >= {start for start, _ in want.manifests if start < log.closing}
+            for log, wanted in self.wanted
+            for name, want in wanted.items()
+        )
+
+    def ended(self, after: int = 0) -> list[bytes]:
+        """The records from the `after`-th on, when there is nothing to wait for."""
+        ends = time.monotonic() + LONGEST_S
+        while not self.all_there(self.records()[after:]) and time.monotonic() < ends:
+            time.sleep(0.5)
+        return self.records()[after:]
+
+    def equal(self, records: list[bytes], orderly: bool = True) -> tuple[int, int, int]:
+        """Compares with the embedded engine; rows, late ones, manifests."""
+        found, total = from_topic(records), [0, 0, 0]
+        for log, wanted in self.wanted:
+            total = [a + b for a, b in zip(total, compared(wanted, found, log.closing, orderly), strict=True)]
+        assert total[0] > 3_000 and total[1] > 100 and total[2] > 100
+        return total[0], total[1], total[2]
+
+
+def test_handover(broker: str, cluster: Cluster, wheel: Path, tmp_path: Path) -> None:
+    """Stopped with a savepoint and gone on from it, nothing is missing and nothing comes twice. A TaskManager that dies costs
+    nothing, and another one takes over. Without a savepoint everything comes again, and is the same."""
+    town, rest = Town("handed", 11, broker, tmp_path), FlinkCluster(cluster.address)
+    town.send(0)
+    options = Options(cluster.address, str(town.pack), broker, wheel=wheel)
+    job = submit(options)["job"]
+    town.until(more_than=0)
+    with pytest.raises(UserError, match="runs already as " + job):
+        submit(options)
+    savepoint = stop(cluster.address, job, None)["savepoint"]
+    assert savepoint.startswith("file:") and rest.running(name_of("handed")) == []
+    before = len(town.records())
+
+    town.send(1)
+    job = submit(replace(options, savepoint=savepoint))["job"]
+    town.until(more_than=before)
+    time.sleep(1)
+    assert len(town.records()) == len(set(town.records())), "no row came twice"
+    with pytest.raises(AssertionError):
+        town.equal(town.records())
+
+    cluster.task_manager.end(signal.SIGKILL)
+    town.send(2)
+    cluster.start_task_manager()
+    rows, late, manifests = town.equal(town.ended(), orderly=False)
+    with pytest.raises(AssertionError, match="missing"):
+        town.equal(town.records()[before:], orderly=False)
+    rest.cancel(job)
+
+    records = len(town.records())
+    job = submit(replace(options, parallelism=2, wheel=None))["job"]
+    assert town.equal(town.ended(after=records)) == (rows, late, manifests), "the third job made them all again"
+    assert town.equal(town.records(), orderly=False) == (rows, late, manifests)
+    rest.cancel(job)
+    print(
+        f"\n{before:,} records before the savepoint, {records:,} with what came after; {rows:,} rows ({late:,} late) equal"
+    )
+
+
+def test_what_cannot_be_submitted(broker: str, cluster: Cluster) -> None:
+    with pytest.raises(UserError, match=r"--parallelism 9 needs as many task slots and .* has 4 free"):
+        submit(Options(cluster.address, "demo", broker, parallelism=9))
+    with pytest.raises(FlinkError, match=r"flink run failed: .*'soon'"):
+        submit(Options(cluster.address, "demo", broker, settings=("execution.checkpointing.interval=soon",)))
+    assert FlinkCluster(cluster.address).running(name_of("demo")) == []
+    with pytest.raises(FlinkError, match=r"refuses /jobs/0{32}/stop"):
+        stop(cluster.address, "0" * 32, None)
+    assert not list(Path(tempfile.gettempdir()).glob("citybrain-submit-*"))
+
+
+def test_metrics_for_prometheus(cluster: Cluster) -> None:
+    for program, metric in (
+        (JOB_MANAGER, "flink_jobmanager_taskSlotsTotal"),
+        (TASK_MANAGER, "flink_taskmanager_Status_JVM_Memory"),
+    ):
+        url = f"http://127.0.0.1:{cluster.prometheus[program]}/metrics"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            assert metric in answer.read().decode(), url

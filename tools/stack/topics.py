@@ -1,0 +1,47 @@
+"""The topics of a city, as `docs/deploy.md` lists them, on a broker of the stack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from pipelines.canonical import topic
+
+DAYS: Final = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    name: str
+    partitions: int
+    config: Mapping[str, str] = field(default_factory=dict)
+
+
+def kept(days: int) -> dict[str, str]:
+    return {"cleanup.policy": "delete", "retention.ms": str(days * DAYS)}
+
+
+def topics(city: str, streams: Iterable[str], partitions: int = 2) -> list[Topic]:
+    """`partitions`: of each canonical log."""
+    return [
+        *(Topic(topic(city, stream), partitions, kept(7)) for stream in streams),
+        Topic(f"rows.{city}", 1, kept(7)),
+        Topic(f"dead.{city}", 1, kept(30)),
+        Topic(f"control.{city}", 1, kept(7)),
+        Topic(f"state.{city}", 1, {"cleanup.policy": "compact"}),
+    ]
+
+
+def create(address: str, wanted: Iterable[Topic]) -> None:
+    """Makes them; RuntimeError names the one that a broker refuses."""
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import AdminClient, NewTopic
+
+    admin = AdminClient({"bootstrap.servers": address})
+    new = [NewTopic(each.name, each.partitions, 1, config=dict(each.config)) for each in wanted]
+    for name, done in admin.create_topics(new).items():
+        try:
+            done.result(30)
+        except KafkaException as error:
+            raise RuntimeError(f"topic {name} cannot be made: {error}") from None
