@@ -1,17 +1,19 @@
 """A Beam job that groups the canonical logs of a city: `beam_transform` from Kafka to the rows topic, on a runner of choice.
 
-Manifests go through one producer into one partition, in pane order on a runner that fires the windows of a key in order, as
-Flink's does. The local runner, which ends with its input, gives them in no order: who reads them while it writes may take a
-pane for empty that is only not told yet (rule 15), and has all of them when it has ended.
+Manifests go through one producer into one partition, in pane order on a runner that fires the windows of a key in order: Flink's
+in streaming. Bounded jobs, on Flink or the local runner, give them in no order: who reads them meanwhile may take a pane for
+empty that is only not told yet (rules 15 and 19), and has all of them when the job has ended.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ from apache_beam.runners.runner import PipelineState
 from apache_beam.utils.subprocess_server import pick_port
 
 from pipelines.canonical import topic
-from pipelines.engines.beam_kafka import Follow, Read, Write, partitions
+from pipelines.engines.beam_kafka import Follow, Read, Write, log_of
 from pipelines.engines.beam_transform import GroupRows
 from pipelines.engines.jars import jars
 from pipelines.engines.java import java_home
@@ -31,7 +33,9 @@ from pipelines.rollup import Rollup
 
 LOCAL: Final = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 CHECKPOINT_MS: Final = 20_000
-"""A first checkpoint that comes before the sources began leaves the job without any output; 3 s was too early."""
+"""Without checkpoints Flink's sources end, and no window fires."""
+BUNDLE_MS: Final = 200
+"""So long a bundle waits for more; windows fire between two bundles."""
 OPENED: Final = (
     "java.lang",
     "java.lang.invoke",
@@ -74,13 +78,13 @@ class Job:
 
 def assembled(job: Job, pipeline: Any) -> None:
     """The job's transforms in a pipeline. LookupError for a topic that is not there."""
-    partitions(job.kafka, job.rows_topic, bounded=True)
+    log_of(job.kafka, job.rows_topic, bounded=True)
     rows = []
     for stream in dict.fromkeys(rollup.stream for rollup in job.rollups):
         log = topic(job.city, stream.name)
         blocks = (
             pipeline
-            | f"partitions of {log}" >> beam.Create(partitions(job.kafka, log, job.bounded), reshuffle=False)
+            | f"log {log}" >> beam.Create([log_of(job.kafka, log, job.bounded)], reshuffle=False)
             | f"read {log}" >> beam.ParDo(Read(job.kafka) if job.bounded else Follow(job.kafka))
         )
         rows.append(blocks | f"group {log}" >> GroupRows([r for r in job.rollups if r.stream == stream], fan=1))
@@ -98,7 +102,7 @@ def run(job: Job) -> None:
             flags += [f"--direct_num_workers={job.parallelism}"]
         if job.runner == "flink":
             flags += [f"--parallelism={job.parallelism}", "--environment_type=LOOPBACK"]
-            flags += [f"--checkpointing_interval={CHECKPOINT_MS}"]
+            flags += [f"--checkpointing_interval={CHECKPOINT_MS}", f"--max_bundle_time_mills={BUNDLE_MS}"]
             master = PipelineOptions([*job.options]).view_as(FlinkRunnerOptions).flink_master
             if local := master == "[auto]":
                 flags += ["--state_backend=filesystem", f"--state_backend_storage_path=file://{folder}/checkpoints"]
@@ -113,7 +117,10 @@ def run(job: Job) -> None:
             while not PipelineState.is_terminal(result.state):
                 time.sleep(LOOK_S)
         except BaseException:
-            result.cancel()
+            threading.excepthook = lambda _: None  # worker threads lose their connection when Java ends
+            logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+            with contextlib.suppress(Exception):  # it may have ended already, by the same Ctrl-C
+                result.cancel()
             raise
         result.wait_until_finish()
 
