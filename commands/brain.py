@@ -6,10 +6,8 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final
-
-from fastapi import APIRouter
 
 from commands.clocks import RunClock
 from commands.inputs import UserError, city_of
@@ -17,6 +15,7 @@ from commands.live import STEP_S, Live, Options, iso, open_frame
 from commands.living import Home, lived
 from connectors.http_push import Push
 from connectors.kafka_transport import Of, Partition, View
+from dashboards.app import Routers
 from dashboards.board import Board
 from dashboards.metrics import Metrics
 from pipelines import canonical, catalogue
@@ -63,7 +62,7 @@ class Remote:
     def identity(self, city: City) -> dict[str, Any]:
         return {"run": "brain", "city": city.id, "kafka": self.kafka.servers}
 
-    def open(self, home: Home, streams: Mapping[str, Stream], clock: Callable[[], int]) -> Sequence[APIRouter]:
+    def open(self, home: Home, streams: Mapping[str, Stream], clock: Callable[[], int]) -> Routers:
         return ()
 
     def attached(self, city: City, streams: Mapping[str, Stream], beat: Now, found: Recovered | None) -> list[Attached]:

@@ -6,13 +6,12 @@ import signal
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import platformdirs
-from fastapi import APIRouter
 
 from commands.clocks import RunClock, WallClock
 from commands.durable import FOLDER, claim, epoch_of, examined, opened, server_folder
@@ -22,7 +21,7 @@ from commands.stores import SERVERS, server_of
 from commands.waiting import LONGEST_PAUSE_S, Waiting
 from commands.watching import Before, told, watched
 from connectors.http_push import Push
-from dashboards.app import create_app
+from dashboards.app import Routers, create_app
 from dashboards.board import Board
 from dashboards.metrics import Metrics
 from dashboards.pulse import Switch
@@ -57,7 +56,7 @@ class Feed(Protocol):
         """What the checkpoint of the run is of; one of something else is not gone on from."""
         ...
 
-    def open(self, home: Home, streams: Mapping[str, Stream], clock: Callable[[], int]) -> Sequence[APIRouter]:
+    def open(self, home: Home, streams: Mapping[str, Stream], clock: Callable[[], int]) -> Routers:
         """Once the store is there; returns the routes that bring records."""
         ...
 

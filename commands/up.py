@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
-
-from fastapi import APIRouter
 
 from commands.clocks import RunClock
 from commands.inputs import UserError, city_of
@@ -17,6 +15,7 @@ from connectors.http_push import Push, push_router
 from connectors.simulator import GENERATORS
 from connectors.simulator_source import sources
 from connectors.tokens import TokenError, Tokens
+from dashboards.app import Routers
 from dashboards.board import Board
 from dashboards.metrics import Metrics
 from pipelines.city import City
@@ -54,7 +53,7 @@ class Simulated:
     def identity(self, city: City) -> dict[str, Any]:
         return {"run": "up", "city": city.id, "seed": self.options.seed, "start": self.options.start}
 
-    def open(self, home: Home, streams: Mapping[str, Stream], clock: Callable[[], int]) -> Sequence[APIRouter]:
+    def open(self, home: Home, streams: Mapping[str, Stream], clock: Callable[[], int]) -> Routers:
         tokens = Tokens(home.folder)
         try:
             tokens.all()

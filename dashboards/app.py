@@ -25,6 +25,9 @@ from dashboards.routes.live import add_live, add_run
 from pipelines.city import City
 from pipelines.indicator import Indicator
 
+Routers = Sequence[APIRouter]
+"""Routes that others add to the application."""
+
 
 def create_app(
     board: Board,
@@ -35,7 +38,7 @@ def create_app(
     *,
     page: Page | None = None,
     heartbeat_s: float = stream.HEARTBEAT_S,
-    routers: Sequence[APIRouter] = (),
+    routers: Routers = (),
 ) -> FastAPI:
     """The application over one board; `serve` runs it. `app.state` has `board` and `metrics`; `routers` are served as well."""
     app = FastAPI(

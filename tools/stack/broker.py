@@ -80,13 +80,13 @@ class Broker:
     @property
     def pid(self) -> int:
         """Of the running process."""
-        if self._process is None:
+        if self.process.pid is None:
             raise RuntimeError("the broker does not run")
-        return self._process.pid
+        return self.process.pid
 
     @property
     def alive(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+        return self.process.pid is not None
 
     def end(self, number: int = signal.SIGTERM) -> None:
         """SIGTERM for an orderly end, SIGKILL for none; returns when it is gone."""
