@@ -133,7 +133,7 @@ def test_killed_while_flink_groups_and_typed_again(
     done = run(command[2:])
     assert done.code == 0, done.err
     same(counted, wanted, out, {**json.loads(done.out), "store": "temporary"}, "killed")
-    assert "goes on" not in done.err and "flink made" in done.err
+    assert "starts over" in done.err and "flink made" in done.err
 
 
 def child_of(pid: int) -> int:
