@@ -118,7 +118,9 @@ def tell_of_before(run: Run, shown: str, quiet: bool) -> None:
         print(f"warning: {note}", file=sys.stderr)
     if not quiet:
         received = run.counts.counters["received"]
-        told = "was finished before; its result is shown" if run.finished else "goes on"
+        told = "goes on" if run.apart is None else "starts over"
+        if run.finished:
+            told = "was finished before; its result is shown"
         print(f"replay: {shown} holds {received:,} records of these files: the replay {told}", file=sys.stderr)
 
 
