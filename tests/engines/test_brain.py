@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import orjson
 import polars as pl
 import pytest
 
@@ -74,10 +73,22 @@ def exported(data: Path, out: Path) -> Path:
 
 
 def judged(data: Path, out: Path) -> bool:
-    """Whether the stopped brain has judged the last window of every stream."""
+    """Whether the stopped brain has judged the last windows of every stream."""
     exported(data, out)
-    ends = pl.read_parquet(out / "readings.parquet").group_by("indicator").agg(pl.col("window_end").max())
-    return len(ends) > 20 and bool((ends["window_end"] > CLOSED - 900_000).all())
+    ends = pl.read_parquet(out / "readings.parquet", columns=["indicator", "window_end"])
+    last = ends.group_by("indicator").agg(pl.col("window_end").max().cast(pl.Int64))["window_end"]
+    return len(last) == 9 and bool((last > CLOSED - 900_000).all())
+
+
+def same_rows(a: Path, b: Path) -> int:
+    """Rows are the same but for the name of the partition; returns how many there are."""
+    compared = 0
+    for path in sorted((a / "rows").glob("*.parquet")):
+        mine, other = (pl.read_parquet(x / "rows" / path.name).drop("part", "step") for x in (a, b))
+        keys = [c for c in ("place", "pane_start", "bucket", "late", "off") if c in mine.columns]
+        assert mine.sort(keys).equals(other.select(mine.columns).sort(keys)), path.name
+        compared += len(mine)
+    return compared
 
 
 def test_brain_over_kafka_with_kills(broker: str, recorded: Path, tmp_path: Path) -> None:
@@ -86,7 +97,7 @@ def test_brain_over_kafka_with_kills(broker: str, recorded: Path, tmp_path: Path
     log, data = tmp_path / "log", tmp_path / "data"
     brain = ("brain", "--kafka", broker, "--city", "demo", "--port", 0, "--data", data)
     kills = 0
-    for engine, seconds in (("polars", 8), ("flink", 25), ("polars", 12)):
+    for engine, seconds in (("polars", 6), ("flink", 20), ("polars", 8)):
         with running(log, "run", "--kafka", broker, "--city", "demo", "--engine", engine), running(log, *brain):
             time.sleep(seconds)
             kills += 2
@@ -95,7 +106,7 @@ def test_brain_over_kafka_with_kills(broker: str, recorded: Path, tmp_path: Path
     with running(log, "run", "--kafka", broker, "--city", "demo"):
         while True:
             with running(log, *brain) as process:
-                time.sleep(15)
+                time.sleep(10)
                 process.send_signal(signal.SIGTERM)
                 assert process.wait(60) == 0, log.read_text()[-3000:]
             out = tmp_path / f"out{n}"
@@ -104,13 +115,9 @@ def test_brain_over_kafka_with_kills(broker: str, recorded: Path, tmp_path: Path
             n += 1
             assert time.monotonic() < ends, log.read_text()[-3000:]
     found = difference(recorded / "embedded", out)
-    compared = {table.table: table.compared for table in found.tables}
-    print(f"\n{kills} kills: {compared} compared")
-    assert found.equal, found
-    assert compared["readings"] > 3000 and sum(n for name, n in compared.items() if name.startswith("rows_")) > 500
-    letters = (
-        [orjson.loads(line) for line in (out / "dead_letters.ndjson").read_bytes().splitlines()]
-        if (out / "dead_letters.ndjson").exists()
-        else pl.read_parquet(out / "dead_letters.parquet").to_dicts()
-    )
-    assert letters and not [x for x in letters if x["reason"] == "set_aside"]
+    tables = {table.table: table for table in found.tables if not table.table.startswith("rows_")}
+    compared = {name: table.compared for name, table in tables.items()}
+    rows = same_rows(recorded / "embedded", out)
+    print(f"\n{kills} kills: {compared}, {rows} rows compared")
+    assert all(table.equal for table in tables.values()), found
+    assert compared["readings"] > 5000 and compared["episodes"] > 10 and compared["dead_letters"] > 5 and rows > 5000
