@@ -392,8 +392,10 @@ def brain(
 def run_job(
     kafka: Annotated[str, typer.Option(help="The cluster: HOST:PORT, or kafka://[USER@]HOST:PORT[?OPTIONS].")],
     city: CityName = None,
-    engine: Annotated[str, typer.Option(help="`polars`, or `flink` in this process's own Java.")] = "polars",
-    parallelism: Annotated[int, typer.Option(min=1, help="Of a Flink job.")] = 1,
+    engine: Annotated[
+        str, typer.Option(help="`polars`, `flink` in a Java of its own, or `beam` on its Flink runner.")
+    ] = "polars",
+    parallelism: Annotated[int, typer.Option(min=1, help="Of Flink and Beam.")] = 1,
 ) -> None:
     """An engine job: groups the logs `events.<city>.*` into `rows.<city>` until Ctrl-C. For a Flink cluster see `submit`."""
     stop = threading.Event()

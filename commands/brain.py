@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from commands.clocks import RunClock
 from commands.inputs import UserError, city_of
+from commands.jobs import logged
 from commands.live import STEP_S, Live, Options, iso, open_frame
 from commands.living import Home, lived
 from connectors.http_push import Push
@@ -67,7 +68,9 @@ class Remote:
 
     def attached(self, city: City, streams: Mapping[str, Stream], beat: Now, found: Recovered | None) -> list[Attached]:
         rollups = {r.name: r.stream.name for r in catalogue.rollups(catalogue.for_city(city))}
-        everybody = self._sent(city, streams)
+        # Composites wait for every stream of the run, so one that nobody sends is none.
+        everybody = logged(self._cluster, city.id, streams, self._stop)
+        say(f"follows {', '.join(everybody)}")
         lifecycles = [name for name in everybody if streams[name].lifecycle]
         self._shared = {
             rows_topic(city.id): ("rows", lambda record: rollups.get(str(record.get("rollup"))), everybody),
@@ -85,18 +88,6 @@ class Remote:
                 "with a new --data folder"
             )
         return [Attached(self.views[name], Input(name, self.views[name].part)) for name in self.views if name in known]
-
-    def _sent(self, city: City, streams: Mapping[str, Stream]) -> list[str]:
-        """The streams that have a log. Composites wait for every stream of the run, so one that nobody sends is none."""
-        waited = False
-        while not (found := [name for name in streams if self._cluster.partitions(canonical.topic(city.id, name))]):
-            if not waited:
-                say(f"no topic {canonical.topic(city.id, 'STREAM')} yet; waiting for `citybrain ingest`")
-            waited = True
-            if self._stop.wait(1):
-                raise Stopped
-        say(f"follows {', '.join(found)}")
-        return found
 
     def look(self) -> None:
         """Opens the partitions that there are and that it does not have."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from commands.inputs import UserError, city_of
-from pipelines import catalogue
-from pipelines.canonical import rows_topic
-from pipelines.kafka_client import Cluster, Connection
+from pipelines import canonical, catalogue
+from pipelines.engines.grouped_apart import JobFailed
+from pipelines.kafka_client import Cluster, Connection, Stopped, say
 from pipelines.kafka_options import cluster_options
+from pipelines.rollup import Rollup
 from sinks.kafka_log import ensured
 
-ENGINES: Final = ("polars", "flink")
+ENGINES: Final = ("polars", "flink", "beam")
+LOOK_S: Final = 0.5
 
 
 def run(city_name: str, kafka: str, engine: str, parallelism: int, stop: threading.Event) -> None:
@@ -21,25 +25,72 @@ def run(city_name: str, kafka: str, engine: str, parallelism: int, stop: threadi
     if engine not in ENGINES:
         raise UserError(f"--engine {engine!r} is unknown; there are {', '.join(ENGINES)}")
     city = city_of(city_name)
-    options = cluster_options(kafka, rows_topic(city.id))
-    rollups = catalogue.rollups(catalogue.for_city(city))
-    ensured(Cluster(Connection(options), stop.is_set), options.topic, 1)
-    print(
-        f"citybrain: {engine} groups {len(rollups)} rollups of {city.en}  (Ctrl-C ends it)", file=sys.stderr, flush=True
-    )
-    if engine == "polars":
-        from pipelines.engines.polars_job import run as group
-
-        written = group(city.id, rollups, options, stop)
-        print(f"citybrain: ended, {written:,} rows and manifests written", file=sys.stderr, flush=True)
+    options = cluster_options(kafka, canonical.rows_topic(city.id))
+    if engine != "polars" and options.security != "plaintext":
+        raise UserError(
+            f"--engine {engine} connects without security here; `citybrain submit --kafka-config FILE` does with it"
+        )
+    cluster = Cluster(Connection(options), stop.is_set)
+    try:
+        ensured(cluster, options.topic, 1)
+        known = catalogue.rollups(catalogue.for_city(city))
+        there = logged(cluster, city.id, dict.fromkeys(r.stream.name for r in known), stop)
+    except Stopped:
         return
-    if options.security != "plaintext":
-        raise UserError("--engine flink connects without security here; use `citybrain submit --kafka-config FILE`")
+    rollups = [rollup for rollup in known if rollup.stream.name in there]
+    say(f"{engine} groups {', '.join(r.name for r in rollups)} of {city.en}  (Ctrl-C ends it)")
+    client = {"bootstrap.servers": options.servers}
+    match engine:
+        case "polars":
+            from pipelines.engines.polars_job import run as group
+
+            say(f"ended, {group(city.id, rollups, options, stop):,} rows and manifests written")
+        case "flink":
+            _flink(city.id, rollups, client, parallelism, stop)
+        case "beam":
+            _beam(city.id, rollups, client, parallelism)
+
+
+def logged(cluster: Cluster, city: str, streams: Iterable[str], stop: threading.Event) -> list[str]:
+    """Those of the streams that have a log; waits for the first. Stopped when `stop` is set meanwhile."""
+    topics, waited = {name: canonical.topic(city, name) for name in streams}, False
+    while not (found := [name for name, topic in topics.items() if cluster.partitions(topic)]):
+        if not waited:
+            say(f"no topic {canonical.topic(city, 'STREAM')} yet; waiting for `citybrain ingest`")
+        waited = True
+        if stop.wait(1):
+            raise Stopped
+    return found
+
+
+def _flink(
+    city: str, rollups: Sequence[Rollup], client: Mapping[str, str], parallelism: int, stop: threading.Event
+) -> None:
     from pipelines.engines.flink_job import Job, submitted
 
-    job = submitted(Job(city.id, rollups, {"bootstrap.servers": options.servers}, parallelism=parallelism))
-    while not stop.wait(0.5):
-        status = job.get_job_client().get_job_status().result().name
-        if status in ("FAILED", "CANCELED", "FINISHED"):
-            raise RuntimeError(f"the Flink job ended: {status}")
+    job, failed = submitted(Job(city, rollups, client, parallelism=parallelism)), list[Exception]()
+
+    def wait() -> None:
+        try:
+            job.wait()
+        except Exception as error:
+            failed.append(error)
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    while waiting.is_alive() and not stop.wait(LOOK_S):
+        pass
+    if not stop.is_set():
+        said = [line.strip() for line in str(*failed).splitlines() if "Caused by" in line] or [str(*failed)[:500]]
+        raise JobFailed(f"the Flink job ended: {said[-1]}")
     job.get_job_client().cancel().result()
+
+
+def _beam(city: str, rollups: Sequence[Rollup], client: Mapping[str, str], parallelism: int) -> None:
+    """On Beam's Flink runner in Java of its own, which an exception ends."""
+    from pipelines.engines.beam_job import Job
+    from pipelines.engines.beam_job import run as group
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(0))
+    group(Job(city, rollups, client, runner="flink", parallelism=parallelism))
