@@ -15,8 +15,9 @@ run: $(VENV)/.ready
 stack: $(ENGINES)/.ready
 	@exec $(ENGINES)/bin/python -m tools.stack
 
+# Three at a time: a third of the tests wait for processes that they started.
 test: $(VENV)/.ready $(ENGINES)/.ready
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not crash and not oracle'
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m 'not crash and not oracle'
 	$(ENGINES)/bin/python -m pytest -m 'not crash' tests/engines
 
 # The store's contract suite on a real ClickHouse server; it empties that database. The URL stays off the process list.

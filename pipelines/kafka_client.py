@@ -22,6 +22,13 @@ REFUSED: Final = frozenset({KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTI
 LOST: Final = frozenset(
     {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE, KafkaError._TIMED_OUT}
 )
+MOVING: Final = frozenset(
+    {
+        KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError._WAIT_COORD,
+    }
+)  # fmt: skip
+"""Nobody has a group's positions at the moment; librdkafka does not call these errors retriable."""
 FORBIDDEN: Final = frozenset(
     {
         KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED,
@@ -153,7 +160,7 @@ class Cluster:
 
 
 def _waits(error: KafkaError) -> bool:
-    return error.retriable() or error.code() in LOST
+    return error.retriable() or error.code() in LOST | MOVING
 
 
 class Stopped(Exception):

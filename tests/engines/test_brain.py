@@ -97,7 +97,7 @@ def test_brain_over_kafka_with_kills(broker: str, recorded: Path, tmp_path: Path
     log, data = tmp_path / "log", tmp_path / "data"
     brain = ("brain", "--kafka", broker, "--city", "demo", "--port", 0, "--data", data)
     kills = 0
-    for engine, seconds in (("polars", 6), ("flink", 20), ("beam", 25)):
+    for engine, seconds in (("flink", 22), ("beam", 25), ("polars", 4)):
         with running(log, "run", "--kafka", broker, "--city", "demo", "--engine", engine) as job, running(log, *brain):
             time.sleep(seconds)
             assert job.poll() is None, log.read_text()[-3000:]
