@@ -381,9 +381,13 @@ def brain(
 
     if store is None:
         refuse_second(city, data)
-    from commands.brain import run
+    from commands.inputs import UserError
     from commands.live import Options
 
+    try:
+        from commands.brain import run
+    except ModuleNotFoundError as error:
+        raise UserError(f"brain needs the package {error.name}; pip install 'citybrain[kafka]'") from None
     options = Options(city or "demo", 1.0, 0, host, port, data, store, None, None, STARTED)
     run(options, kafka, stop)
 
@@ -401,8 +405,12 @@ def run_job(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    from commands.jobs import run
+    from commands.inputs import UserError
 
+    try:
+        from commands.jobs import run
+    except ModuleNotFoundError as error:
+        raise UserError(f"run needs the package {error.name}; pip install 'citybrain[kafka]'") from None
     run(city or "demo", kafka, engine, parallelism, stop)
 
 

@@ -91,16 +91,15 @@ class Remote:
 
     def look(self) -> None:
         """Opens the partitions that there are and that it does not have."""
-        client = self.kafka.client()
         for topic, (kind, of, names) in self._shared.items():
             for number in range(self._cluster.partitions(topic)):
                 if f"{canonical.part_of(topic, number)}:{names[0]}" not in self.views:
-                    partition = Partition(client, topic, number, kind, of)
+                    partition = Partition(self._cluster, topic, number, kind, of)
                     self.views |= {view.input: view for view in (View(partition, name) for name in names)}
         for topic, name in self._logs.items():
             for number in range(self._cluster.partitions(topic)):
                 if canonical.part_of(topic, number) not in self.views:
-                    view = View(Partition(client, topic, number, "events", None), name)
+                    view = View(Partition(self._cluster, topic, number, "events", None), name)
                     self.views[view.input] = view
 
     def opener(self) -> Opener | None:

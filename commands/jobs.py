@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from commands.engines import EMBEDDED, refuse_missing
 from commands.inputs import UserError, city_of
 from pipelines import canonical, catalogue
 from pipelines.engines.grouped_apart import JobFailed
@@ -16,17 +17,15 @@ from pipelines.kafka_options import cluster_options
 from pipelines.rollup import Rollup
 from sinks.kafka_log import ensured
 
-ENGINES: Final = ("polars", "flink", "beam")
 LOOK_S: Final = 0.5
 
 
 def run(city_name: str, kafka: str, engine: str, parallelism: int, stop: threading.Event) -> None:
     """Until `stop` is set, or the job fails."""
-    if engine not in ENGINES:
-        raise UserError(f"--engine {engine!r} is unknown; there are {', '.join(ENGINES)}")
+    refuse_missing(engine)
     city = city_of(city_name)
     options = cluster_options(kafka, canonical.rows_topic(city.id))
-    if engine != "polars" and options.security != "plaintext":
+    if engine != EMBEDDED and options.security != "plaintext":
         raise UserError(
             f"--engine {engine} connects without security here; `citybrain submit --kafka-config FILE` does with it"
         )

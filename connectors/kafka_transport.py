@@ -6,14 +6,18 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 import polars as pl
 
 from pipelines.canonical import part_of
+from pipelines.kafka_options import KafkaFailed
 from pipelines.model import Decoded
 from pipelines.transport import Carried, Topic
+
+if TYPE_CHECKING:  # the client library is an extra, and what is fetched otherwise needs none
+    from pipelines.kafka_client import Cluster
 
 FETCH: Final = 10_000
 """Records fetched in one go."""
@@ -26,35 +30,33 @@ Of = Callable[[Mapping[str, Any]], str | None]
 """The stream that a record concerns; None: nobody's."""
 
 
-class LogLost(RuntimeError):
-    """A topic does not have what is to be read from it; the text says what to do."""
-
-
 class Partition:
     """One partition of a topic, and what is fetched of it and not read by all its streams yet."""
 
-    def __init__(self, client: Mapping[str, Any], topic: str, number: int, kind: Topic, of: Of | None) -> None:
-        """`client`: options of librdkafka (`bootstrap.servers`, security). `of` None: a topic of one stream, whose records
-        are handed on as bytes."""
+    def __init__(self, cluster: Cluster, topic: str, number: int, kind: Topic, of: Of | None) -> None:
+        """`of` None: a topic of one stream, whose records are handed on as bytes."""
         self.topic, self.number, self.kind, self.of = topic, number, kind, of
-        self._client = dict(client)
+        self._cluster = cluster
         self._consumer: Any = None
         self.end: int | None = None
         """The offset to fetch next; None: nothing was fetched yet."""
         self.views: dict[str, View] = {}
 
     def fetch(self) -> None:
-        """What is there now, for all streams."""
+        """What is there now, for all streams. Says so while the cluster is away; KafkaFailed where it refuses."""
         if sum(len(view.waiting) for view in self.views.values()) > HELD:
             return
         if self._consumer is None:
             self._open()
         for message in self._consumer.consume(FETCH, 0.01):
-            if (error := message.error()) is not None:
-                if error.retriable() or not error.fatal():
-                    continue  # the broker is away: librdkafka comes back to it by itself
-                raise LogLost(f"topic {self.topic!r}, partition {self.number}: {error.str()}")
-            self._take(message.offset(), message.value() or b"")
+            if (error := message.error()) is None:
+                self._cluster.connection.answered()
+                self._take(message.offset(), message.value() or b"")
+            elif error.fatal() or error.code() == error._AUTO_OFFSET_RESET:
+                from pipelines.kafka_client import refused
+
+                raise refused(error, f"partition {self.number} of topic {self.topic!r} cannot be read")
+        self._cluster.connection.check()
 
     def _take(self, offset: int, value: bytes) -> None:
         self.end = offset + 1
@@ -72,28 +74,26 @@ class Partition:
         view.waiting.append((offset, record if isinstance(record, dict) else {"record": record}))
 
     def _open(self) -> None:
-        from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
+        from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
-        self._consumer = Consumer(
-            {"group.id": "citybrain-brain", "fetch.queue.backoff.ms": 10, "log_level": 0, **self._client,
+        consumer = Consumer(
+            {**self._cluster.connection.settings(), "group.id": "citybrain-brain", "fetch.queue.backoff.ms": 10,
              "enable.auto.commit": False, "isolation.level": "read_committed", "auto.offset.reset": "error"}
         )  # fmt: skip
         start = min(view.position for view in self.views.values())
         at = TopicPartition(self.topic, self.number, start or OFFSET_BEGINNING)
-        try:
-            first, end = self._consumer.get_watermark_offsets(TopicPartition(self.topic, self.number), timeout=10)
-        except KafkaException as error:
-            raise LogLost(
-                f"topic {self.topic!r} cannot be read: {error.args[0].str()}; is the broker at "
-                f"{self._client.get('bootstrap.servers')} up, and does the topic exist?"
-            ) from None
+        first, end = self._cluster.asked(
+            lambda: consumer.get_watermark_offsets(TopicPartition(self.topic, self.number), timeout=10),
+            f"partition {self.number} of topic {self.topic!r} cannot be read",
+        )
         if start and not first <= start <= end:
-            raise LogLost(
+            raise KafkaFailed(
                 f"partition {self.number} of topic {self.topic!r} has records {first:,} to {end:,}, and {start:,} is to be read "
                 "next: the topic was made anew, or its retention was shorter than the brain was away; restore the topic, or "
                 "begin with a new --data folder"
             )
-        self._consumer.assign([at])
+        consumer.assign([at])
+        self._consumer = consumer
 
     def close(self) -> None:
         if self._consumer is not None:
@@ -126,7 +126,7 @@ class View:
             if self.limit is None or (self.partition.end or 0) >= self.limit:
                 break
             if time.monotonic() > ends:
-                raise LogLost(
+                raise KafkaFailed(
                     f"{self.input}: records up to {self.limit:,} were read before and do not come again; is the broker up?"
                 )
         stop = self.partition.end or 0

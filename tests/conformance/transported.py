@@ -120,7 +120,7 @@ class Listed(Partition):
     """A partition whose records are a list, of which so many are `there`."""
 
     def __init__(self, topic: str, kind: Topic, of: Of | None, records: Sequence[bytes]) -> None:
-        super().__init__({}, topic, 0, kind, of)
+        super().__init__(None, topic, 0, kind, of)  # type: ignore[arg-type]
         self.records, self.there, self._at = records, 0, -1
 
     def fetch(self) -> None:
