@@ -73,9 +73,7 @@ def up(
 ) -> None:
     """The demo city, live: simulator, engine, brain, store and a page at the printed address. Ctrl-C ends it."""
     # Before anything is imported: Ctrl-C is how this ends, however early it comes.
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop = told_to_end()
     from commands.second import refuse_second
 
     if store is None:
@@ -179,9 +177,7 @@ def ingest(
 ) -> None:
     """Any source, checked and stamped once, onto the canonical log on Kafka. Ctrl-C ends it; started again it goes on.
     Prints one JSON object: what was received and accepted."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop = told_to_end()
     import orjson
 
     from commands.inputs import UserError, instant
@@ -374,9 +370,7 @@ def brain(
     ] = None,
 ) -> None:
     """The brain alone: readings, alerts and the page from what `ingest` and engine jobs send over Kafka. Ctrl-C ends it."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop = told_to_end()
     from commands.second import refuse_second
 
     if store is None:
@@ -402,9 +396,7 @@ def run_job(
     parallelism: Annotated[int, typer.Option(min=1, help="Of Flink and Beam.")] = 1,
 ) -> None:
     """An engine job: groups the logs `events.<city>.*` into `rows.<city>` until Ctrl-C. For a Flink cluster see `submit`."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    stop = told_to_end()
     from commands.inputs import UserError
 
     try:
@@ -495,6 +487,14 @@ def token_remove(name: TokenName, data: Data = None, city: CityName = None) -> N
     from commands.token import remove_text
 
     sys.stdout.write(remove_text(name, data, city or "demo"))
+
+
+def told_to_end() -> threading.Event:
+    """Set by Ctrl-C or a supervisor's SIGTERM: how a command that goes on for ever ends."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
 
 
 def main() -> NoReturn:

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from commands.clocks import RunClock
 from commands.inputs import UserError, city_of
 from commands.jobs import logged
-from commands.live import STEP_S, Live, Options, iso, open_frame
+from commands.live import STEP_S, Around, Live, Options
 from commands.living import Home, lived
 from connectors.http_push import Push
 from connectors.kafka_transport import Of, Partition, View
 from dashboards.app import Routers
-from dashboards.board import Board
-from dashboards.metrics import Metrics
 from pipelines import canonical, catalogue
 from pipelines.canonical import control_topic, dead_topic, rows_topic
 from pipelines.city import City
-from pipelines.delivery import Attached, Now, Run
+from pipelines.delivery import Attached, Now
 from pipelines.intake import Opener
 from pipelines.journal import Recovered
 from pipelines.kafka_client import Cluster, Connection, Stopped, say
@@ -105,16 +101,8 @@ class Remote:
     def opener(self) -> Opener | None:
         return lambda name, stream: self.views[name]
 
-    def live(
-        self,
-        run: Run,
-        board: Board,
-        metrics: Metrics,
-        clock: RunClock,
-        stop: threading.Event,
-        between: Callable[[], None],
-    ) -> Live:
-        return Following(self, run, board, metrics, clock, stop, between)
+    def live(self, around: Around) -> Live:
+        return Following(self, around)
 
     def close(self) -> None:
         for view in self.views.values():
@@ -124,17 +112,9 @@ class Remote:
 class Following(Live):
     """The loop of a brain: it takes in what has come, and partitions as they are made."""
 
-    def __init__(
-        self,
-        feed: Remote,
-        run: Run,
-        board: Board,
-        metrics: Metrics,
-        clock: RunClock,
-        stop: threading.Event,
-        between: Callable[[], None],
-    ) -> None:
-        super().__init__(feed.options, run, board, metrics, clock, stop, None, between)
+    def __init__(self, feed: Remote, around: Around) -> None:
+        a = around
+        super().__init__(feed.options, a.run, a.board, a.metrics, a.clock, a.stop, None, a.between)
         self.feed, self._looked = feed, 0.0
 
     def join(self, at: int) -> None:
@@ -148,16 +128,7 @@ class Following(Live):
 
     def go(self, now: int, wall: Callable[[], int] | None = None) -> None:
         assert wall is not None
-        self.board.update(None, None, (), open_frame(self.run.brain.episodes), self.health(), self.clock())
-        self.board.unread.pop("open", None)
-        began, at = time.monotonic(), self.run.intake.now.at
-        again = self.run.resume()
-        if self.run.counts.steps:
-            print(
-                f"citybrain: goes on from {iso(at)} ({again} steps done again, {time.monotonic() - began:.1f} s)",
-                file=sys.stderr,
-                flush=True,
-            )
+        self.resume()
         self.clock.set(max(self.run.intake.now.at, wall()))
         self.clock.go()
         self.board.release()

@@ -114,6 +114,18 @@ class Pushed:
         return [SpoolSource(spool) for name, _, spool in self.push.inputs() if name not in known]
 
 
+@dataclass(frozen=True, slots=True)
+class Around:
+    """A run, and what a loop needs beside it. `between` is called between two steps by the thread that writes."""
+
+    run: Run
+    board: Board
+    metrics: Metrics
+    clock: RunClock
+    stop: threading.Event
+    between: Callable[[], None]
+
+
 class Live:
     """The loop: beats on a grid of the run's clock, a step after those that are due, and what is provisional.
 
@@ -156,16 +168,7 @@ class Live:
 
     def go(self, now: int, wall: Callable[[], int] | None = None) -> None:
         """`now`: the instant up to which the past is caught up; `wall`: the clock that the run is to keep up with."""
-        self.board.update(None, None, (), open_frame(self.run.brain.episodes), self.health(), self.clock())
-        self.board.unread.pop("open", None)
-        began, at = time.monotonic(), self.run.intake.now.at
-        again = self.run.resume()
-        if self.run.counts.steps:
-            print(
-                f"citybrain: goes on from {iso(at)} ({again} steps done again, {time.monotonic() - began:.1f} s)",
-                file=sys.stderr,
-                flush=True,
-            )
+        self.resume()
         if wall is not None and now - self.run.intake.now.at > MOST_CAUGHT_UP_MS:
             skipped = now - CATCH_UP_MS
             print(
@@ -205,6 +208,19 @@ class Live:
                 if self.ends(now):
                     return
             self.stop.wait(max(0.005, (due - self.clock()) / 1000 / self.options.speed))
+
+    def resume(self) -> None:
+        """Shows the open episodes of the checkpoint, and does again what was begun after it."""
+        self.board.update(None, None, (), open_frame(self.run.brain.episodes), self.health(), self.clock())
+        self.board.unread.pop("open", None)
+        began, at = time.monotonic(), self.run.intake.now.at
+        again = self.run.resume()
+        if self.run.counts.steps:
+            print(
+                f"citybrain: goes on from {iso(at)} ({again} steps done again, {time.monotonic() - began:.1f} s)",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def ends(self, now: int) -> bool:
         return self.options.until is not None and now >= self.options.until

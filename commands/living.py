@@ -16,7 +16,7 @@ import platformdirs
 from commands.clocks import RunClock, WallClock
 from commands.durable import FOLDER, claim, epoch_of, examined, opened, server_folder
 from commands.inputs import UserError, made_folder
-from commands.live import History, Kept, Live, Options
+from commands.live import Around, History, Kept, Live, Options
 from commands.stores import SERVERS, server_of
 from commands.waiting import LONGEST_PAUSE_S, Waiting
 from commands.watching import Before, told, watched
@@ -66,15 +66,7 @@ class Feed(Protocol):
 
     def opener(self) -> Opener | None: ...
 
-    def live(
-        self,
-        run: Run,
-        board: Board,
-        metrics: Metrics,
-        clock: RunClock,
-        stop: threading.Event,
-        between: Callable[[], None],
-    ) -> Live: ...
+    def live(self, around: Around) -> Live: ...
 
     def close(self) -> None: ...
 
@@ -156,7 +148,9 @@ def lived(options: Options, stop: threading.Event, city: City, feed: Feed) -> No
 
             pulse = watched(run, durable, sink, store, board, metrics, feed.push)
             switch = Switch(pulse, lambda stalled: told(board, stalled))
-            feed.live(run, board, metrics, clock, stop, between).go(now, wall if options.start is None else None)
+            feed.live(Around(run, board, metrics, clock, stop, between)).go(
+                now, wall if options.start is None else None
+            )
         except StoreError as error:
             board.fail("store", str(error))
             raise

@@ -7,19 +7,16 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from commands.clocks import RunClock
 from commands.inputs import UserError, city_of
-from commands.live import CATCH_UP_MS, Live, Options, Pushed
+from commands.live import CATCH_UP_MS, Around, Live, Options, Pushed
 from commands.living import Home, lived
 from connectors.http_push import Push, push_router
 from connectors.simulator import GENERATORS
 from connectors.simulator_source import sources
 from connectors.tokens import TokenError, Tokens
 from dashboards.app import Routers
-from dashboards.board import Board
-from dashboards.metrics import Metrics
 from pipelines.city import City
-from pipelines.delivery import Attached, Now, Run
+from pipelines.delivery import Attached, Now
 from pipelines.intake import Opener
 from pipelines.journal import Recovered
 from pipelines.streams import Stream
@@ -69,16 +66,9 @@ class Simulated:
     def opener(self) -> Opener | None:
         return None if self.pushed is None else self.pushed.opened
 
-    def live(
-        self,
-        run: Run,
-        board: Board,
-        metrics: Metrics,
-        clock: RunClock,
-        stop: threading.Event,
-        between: Callable[[], None],
-    ) -> Live:
-        return Live(self.options, run, board, metrics, clock, stop, self.pushed, between)
+    def live(self, around: Around) -> Live:
+        a = around
+        return Live(self.options, a.run, a.board, a.metrics, a.clock, a.stop, self.pushed, a.between)
 
     def close(self) -> None:
         if self.push is not None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.model import NEVER, Stamped
+from pipelines.model import NEVER, PlaceRegistry, Stamped
 from pipelines.streams import Stream, Text
 
 
@@ -86,6 +86,16 @@ def decoded(records: Sequence[bytes], offsets: Sequence[int], stream: Stream) ->
     if len(frame) != len(offsets):
         raise pl.exceptions.ComputeError(f"{len(offsets)} records of {stream.name} make {len(frame)} events")
     return frame.with_columns(pl.Series("off", offsets, dtype=pl.Int64), pl.col("wm").fill_null(NEVER))
+
+
+def stamped(frame: pl.DataFrame, stream: Stream, part: str, registry: PlaceRegistry) -> Stamped:
+    """A run that was `decoded`, not empty, as ingest stamped it; its places get codes. Its ticks say only how far time is."""
+    events = frame.filter(pl.col("t").is_not_null())
+    codes = pl.Series("place", [registry.code(place) for place in events[stream.place]], dtype=pl.UInt32)
+    coded = events.drop(stream.place).with_columns(codes)
+    columns = ["off", "t", "wm", "late", "id", "place", *(column.name for column in stream.columns)]
+    last_wm = int(frame["wm"].max())  # type: ignore[arg-type]
+    return Stamped(stream.name, part, coded.select(columns), int(frame["off"][0]), last_wm)
 
 
 def decoded_file(content: bytes, stream: Stream) -> pl.DataFrame:

@@ -103,6 +103,9 @@ class PlaceRegistry:
         return code
 
 
+NO_MANIFESTS: Final = pl.DataFrame(schema={"pane_start": pl.Int64, "n": pl.Int64})
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """Output of an engine for one rollup (rule 15).
@@ -279,6 +282,7 @@ __all__ = [
     "DEAD_LETTERS_SCHEMA",
     "EPISODES_SCHEMA",
     "NEVER",
+    "NO_MANIFESTS",
     "READINGS_SCHEMA",
     "TRANSITIONS_SCHEMA",
     "DeadLetter",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -97,18 +98,16 @@ class RemoteStream(InRun):
                 shown = {"record": carried.raw[0].decode(errors="replace")}
                 self._aside("a record of the canonical log that is none", shown, carried, now)
                 return []
-            halves = [Carried(**_slots(carried) | {"raw": carried.raw[a:b], "offsets": carried.offsets[a:b]})
-                      for a, b in _halves(len(carried.raw))]  # fmt: skip
-            return [block for half in halves for block in self._events(half, now)]
+            half = len(carried.raw) // 2
+            parts = [
+                replace(carried, raw=carried.raw[some], offsets=carried.offsets[some])
+                for some in (slice(half), slice(half, None))
+            ]
+            return [block for part in parts for block in self._events(part, now)]
         if frame.is_empty():
             return []
-        last_wm = int(frame["wm"].max())  # type: ignore[arg-type]
-        events = frame.filter(pl.col("t").is_not_null())
-        codes = [self.registry.code(place) for place in events[self.stream.place]]
-        coded = events.rename({self.stream.place: "place"}).with_columns(pl.Series("place", codes, dtype=pl.UInt32))
-        columns = ["off", "t", "wm", "late", "id", "place", *(column.name for column in self.stream.columns)]
         self._next[carried.part] = carried.next_position
-        return [Stamped(self.stream.name, carried.part, coded.select(columns), carried.offsets[0], last_wm)]
+        return [canonical.stamped(frame, self.stream, carried.part, self.registry)]
 
     def add(self, blocks: Iterable[Stamped]) -> None:
         for block in blocks:
@@ -201,11 +200,3 @@ class RemoteStream(InRun):
             if mine is not None and mine["frame_hash"] == collected.rollup.frame_hash:
                 collected.load(mine, parts.get(f"engine/open/{name}"))
                 collected.late.load(under(parts, f"engine/late/{name}/"))
-
-
-def _slots(carried: Carried) -> dict[str, Any]:
-    return {name: getattr(carried, name) for name in Carried.__dataclass_fields__}
-
-
-def _halves(n: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    return (0, n // 2), (n // 2, n)

@@ -15,14 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from pipelines.model import NEVER, Decoded, Parts, PlaceRegistry, Rows, Source, numbered
+from pipelines.model import NEVER, NO_MANIFESTS, Decoded, Parts, PlaceRegistry, Rows, Source, numbered
 from pipelines.rollup import Rollup
 
 Topic = Literal["rows", "events", "dead", "control"]
 WINDOW: Final = 1_000_000
 """An engine sends the late rows of a partition in its order, give or take so many offsets; those further behind the newest
 one are repetitions."""
-NO_MANIFESTS: Final = pl.DataFrame(schema={"pane_start": pl.Int64, "n": pl.Int64})
 Offsets = npt.NDArray[np.int64]
 
 

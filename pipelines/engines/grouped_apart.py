@@ -19,9 +19,8 @@ from typing import Final
 import polars as pl
 
 from pipelines.canonical import encoded_file
-from pipelines.engines.polars_engine import NO_MANIFESTS
 from pipelines.engines.row_records import manifests_of, rows_of
-from pipelines.model import NEVER, Parts, PlaceRegistry, Rows, Stamped
+from pipelines.model import NEVER, NO_MANIFESTS, Parts, PlaceRegistry, Rows, Stamped
 from pipelines.rollup import Rollup
 from pipelines.streams import Stream
 

@@ -8,13 +8,12 @@ from typing import Any, Final, assert_never
 import polars as pl
 
 from pipelines.expr import And, Arith, Col, Compare, Const, IsNull, Node, Not, Or
-from pipelines.model import NEVER, Parts, Rows, Stamped, numbered, prefixed
+from pipelines.model import NEVER, NO_MANIFESTS, Parts, Rows, Stamped, numbered, prefixed
 from pipelines.rollup import PACK, Measure, Rollup
 
 MERGE: Final = {"count": "sum", "sum": "sum", "min": "min", "max": "max", "first": "min", "last": "max"}
 DELTAS: Final = 32
 """So many parts of a checkpoint hold what the steps added to the open panes; then the panes are written whole."""
-NO_MANIFESTS: Final = pl.DataFrame(schema={"pane_start": pl.Int64, "n": pl.Int64})
 
 
 def translate(node: Node) -> pl.Expr:

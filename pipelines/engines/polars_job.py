@@ -68,16 +68,11 @@ class StreamJob:
         panes = frame.group_by(pl.coalesce("t", "wm") // self._pane * self._pane).agg(pl.col("off").min())
         for pane, off in panes.iter_rows():
             log.first.setdefault(pane, off)
-        wm = int(frame["wm"].max())  # type: ignore[arg-type]
         for tick in frame.filter(pl.col("t").is_null(), pl.col("wm") > NEVER)["wm"].unique():
             self.engine.add(Stamped(self.stream.name, log.part, None, offsets[0], tick))
-        events = frame.filter(pl.col("t").is_not_null())
-        if events.is_empty():
-            self.engine.add(Stamped(self.stream.name, log.part, None, offsets[0], wm))
-            return
-        codes = [self.registry.code(place) for place in events[self.stream.place]]
-        coded = events.rename({self.stream.place: "place"}).with_columns(pl.Series("place", codes, dtype=pl.UInt32))
-        self.engine.add(Stamped(self.stream.name, log.part, coded, offsets[0], wm))
+        block = canonical.stamped(frame, self.stream, log.part, self.registry)
+        if block.events is not None and len(block.events):
+            self.engine.add(block)
 
     def records(self) -> list[bytes]:
         """What became final: rows, then manifests."""
