@@ -181,6 +181,8 @@ def main() -> None:
         rooms = {room: Path(name) / room for room in ("embedded", "server", "months", "live", "floods")}
         for room in rooms.values():
             room.mkdir()
+        floods_and_loops(rooms["floods"])
+        told("floods and loops")
         town = scene(rooms["embedded"])
         calm = town.calm()
         at_failpoints(town, calm, every_failpoint(), total)
@@ -193,7 +195,6 @@ def main() -> None:
         while_months_are_dropped(rooms["months"], total)
         live(rooms["live"], total)
         told("months that are dropped, and live runs")
-        floods_and_loops(rooms["floods"])
         real_data(rooms["floods"], total)
     told("crash: 0 differences")
 

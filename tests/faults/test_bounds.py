@@ -32,7 +32,7 @@ def replayed(folder: Path, n: int, lines: Callable[[int], Callable[[int], str]],
     path, line = folder / "link.ndjson", lines(n)
     with path.open("w") as file:
         file.writelines(line(k) for k in range(n))
-    ended = run(["citybrain", "replay", "--quiet", *(("--out", folder / "out") if out else ()), path], longest_s=1800)
+    ended = run(["citybrain", "replay", "--quiet", *(("--out", folder / "out") if out else ()), path], longest_s=3600)
     assert ended.code == 0, ended.err
     found = json.loads(ended.out)
     assert found["received"] == n
