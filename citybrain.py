@@ -76,8 +76,7 @@ def up(
     stop = told_to_end()
     from commands.second import refuse_second
 
-    if store is None:
-        refuse_second(city, data)
+    refuse_second(city, data, store)
     from commands.inputs import instant
     from commands.live import Options
     from commands.up import run
@@ -373,8 +372,7 @@ def brain(
     stop = told_to_end()
     from commands.second import refuse_second
 
-    if store is None:
-        refuse_second(city, data)
+    refuse_second(city, data, store)
     from commands.inputs import UserError
     from commands.live import Options
 

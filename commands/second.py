@@ -1,4 +1,4 @@
-"""Refuses a second `citybrain up` on the same data before anything heavy is imported."""
+"""Refuses a second start on the same data before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -12,8 +12,14 @@ from sinks.lock import refuse_owned
 SHIPPED = Path(__file__).resolve().parent.parent / "cities"
 
 
-def refuse_second(city: str | None, data: Path | None) -> None:
-    """StoreOwned when another process has the city's store open. What is wrong with the pack is told later."""
+def refuse_second(city: str | None, data: Path | None, store: str | None) -> None:
+    """StoreOwned when another process has the city's store open. What is wrong with the pack or the server is told
+    later."""
+    if store is not None and store.startswith(("http://", "https://")):
+        from sinks.connection import Address
+        from sinks.lease import refuse_leased
+
+        return refuse_leased(Address.of(store))
     name = city or "demo"
     pack = Path(name) if Path(name).exists() else SHIPPED / name
     try:

@@ -23,6 +23,7 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -32,7 +33,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from sinks.claims import Claim, claims, last_epoch, named_claim, put
 from sinks.clickhouse import ClickHouseSink
-from sinks.connection import Connection
+from sinks.connection import Address, Connection
 from sinks.errors import LeaseLost, StoreError, StoreOwned
 from sinks.failures import explained
 from sinks.lock import holder
@@ -79,6 +80,26 @@ def lease_of(sink: ClickHouseSink, owner: str | None = None, ttl_s: float = TTL_
     if sink.address.path is not None:
         return FolderLease(sink, owner or owner_now())
     return Lease(sink, owner or owner_now(), ttl_s)
+
+
+def refuse_leased(address: Address) -> None:
+    """StoreOwned when a process that lives has the store of that server; for a second start, before anything else is
+    done. A server that does not answer, or has no such store yet, refuses nobody here."""
+    connection = Connection(address, 2)
+    try:
+        _refuse_owned(claims(connection), address.shown)
+    except StoreOwned:
+        raise
+    except (ClickHouseError, StoreError, OSError):
+        return
+    finally:
+        connection.close()
+
+
+def _refuse_owned(known: Iterable[Claim], where: str) -> None:
+    for other in known:
+        if other.left_s > 0 and not is_gone(other.process):
+            raise StoreOwned(where, None, other.owner, other.left_s)
 
 
 class Lease:
@@ -159,9 +180,7 @@ class Lease:
         """One try; False when it was beaten or too slow, and withdrew."""
         started = time.monotonic()
         known = claims(self._connection)
-        for other in known:
-            if other.left_s > 0 and not is_gone(other.process):
-                raise StoreOwned(self._where, None, other.owner, other.left_s)
+        _refuse_owned(known, self._where)
         epoch = max([used, *(k.epoch for k in known)]) + 1
         mine = Claim(epoch, named_claim(), self.owner, self.ttl_s, 0)
         put(self._connection, mine, self.ttl_s)

@@ -97,7 +97,9 @@ def test_on_a_server_that_goes_away_it_waits_and_goes_on(tmp_path: Path, undistu
         with up(*on_it) as running:
             assert running.stderr is not None
             next(line for line in running.stderr if "first number" in line)
+            began = time.monotonic()
             second = run([*RUN, "--data", tmp_path / "other", "--store", f"{server.url}/city"])
+            refused_s = time.monotonic() - began
             assert second.code == 2 and f"in use by process {running.pid} on " in second.err, second
             running.kill()
             assert running.wait() == KILLED
@@ -124,6 +126,8 @@ def test_on_a_server_that_goes_away_it_waits_and_goes_on(tmp_path: Path, undistu
     assert found.equal, str(found)
     print("", told, away, back, sep="\n")
     print(f"restarted in {restarted_s:.1f} s; {found.compared:,} compared, {transitions_hold(out)} transitions")
+    print(f"a second run refused in {refused_s:.2f} s")
+    assert refused_s < 2
     assert "the server gives no answer: " in away, away
     assert restarted_s < 20 and found.compared > 50_000, "the dead owner's lease is not waited for"
 
