@@ -19,7 +19,8 @@ def refuse_second(city: str | None, data: Path | None, store: str | None) -> Non
         from sinks.connection import Address
         from sinks.lease import refuse_leased
 
-        return refuse_leased(Address.of(store))
+        refuse_leased(Address.of(store))
+        return
     name = city or "demo"
     pack = Path(name) if Path(name).exists() else SHIPPED / name
     try:
