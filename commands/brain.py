@@ -13,21 +13,24 @@ from commands.jobs import logged
 from commands.live import STEP_S, Around, Live, Options
 from commands.living import Home, lived
 from connectors.http_push import Push
-from connectors.kafka_transport import Of, Partition, View
+from connectors.kafka_transport import Ahead, Of, Partition, View
 from dashboards.app import Routers
 from pipelines import canonical, catalogue
-from pipelines.canonical import control_topic, dead_topic, rows_topic
+from pipelines.canonical import ahead_topic, control_topic, dead_topic, rows_topic
 from pipelines.city import City
 from pipelines.delivery import Attached, Now
 from pipelines.intake import Opener
 from pipelines.journal import Recovered
 from pipelines.kafka_client import Cluster, Connection, Stopped, say
 from pipelines.kafka_options import KafkaOptions, cluster_options
+from pipelines.remote_stream import RemoteStream
 from pipelines.streams import Stream
 from pipelines.transport import Topic
 from pipelines.watermark import Input
-from sinks.kafka_log import ensured
+from sinks.kafka_log import AHEAD_KEPT, ensured
 
+AHEAD_S: Final = 0.2
+"""How often it looks for open panes between two steps."""
 LOOK_S: Final = 5.0
 """How often it looks for new partitions."""
 
@@ -55,6 +58,7 @@ class Remote:
         """Topics that concern several streams: their kind, whose a record is, and who reads them."""
         self._logs: dict[str, str] = {}
         """The canonical logs of lifecycle streams."""
+        self.ahead: Ahead | None = None
 
     def identity(self, city: City) -> dict[str, Any]:
         return {"run": "brain", "city": city.id, "kafka": self.kafka.servers}
@@ -76,6 +80,8 @@ class Remote:
         self._logs = {canonical.topic(city.id, name): name for name in lifecycles}
         for topic in self._shared:
             ensured(self._cluster, topic, 1)
+        self.ahead = Ahead(self._cluster, ahead_topic(city.id))
+        ensured(self._cluster, self.ahead.topic, 1, AHEAD_KEPT)
         self.look()
         known = self.views.keys() if found is None else found.parts["intake/at"][1].keys()
         if gone := sorted(known - self.views.keys()):
@@ -107,6 +113,8 @@ class Remote:
     def close(self) -> None:
         for view in self.views.values():
             view.close()
+        if self.ahead is not None:
+            self.ahead.close()
 
 
 class Following(Live):
@@ -141,5 +149,17 @@ class Following(Live):
             self.run.tick(now)
             self.step()
             self.metrics.step(time.monotonic() - began)
-            if taken < self.run.commit_events:
-                self.stop.wait(max(0.005, STEP_S - (time.monotonic() - began)))
+            while taken < self.run.commit_events and (left := STEP_S - (time.monotonic() - began)) > 0:
+                if self.stop.wait(max(0.005, min(left, AHEAD_S))):
+                    return
+                if self.foretold():
+                    self.look_ahead()
+
+    def foretold(self) -> bool:
+        """Takes in what engines have of open panes; whether there was anything."""
+        came = self.feed.ahead.read() if self.feed.ahead is not None else {}
+        for name, runs in came.items():
+            stream = self.run.streams.get(name)
+            if isinstance(stream, RemoteStream):
+                stream.foretold(runs)
+        return bool(came)

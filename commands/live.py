@@ -258,6 +258,10 @@ class Live:
         self.run.step(self.clock())
         if self.between is not None:
             self.run.store.call(self.between)
+        self.look_ahead()
+
+    def look_ahead(self) -> None:
+        """Shows what is not final yet."""
         provisional = self.run.provisional()
         if self.first and len(provisional):
             self.first = False

@@ -23,6 +23,8 @@ FETCH: Final = 10_000
 """Records fetched in one go."""
 HELD: Final = 200_000
 """Records that wait for the streams that read them; then nothing more is fetched."""
+AHEAD_MS: Final = 15_000
+"""Longer than it takes until all open panes are told again."""
 AGAIN_S: Final = 60.0
 """How long records that were read before are waited for."""
 NO_EVENTS: Final = pl.DataFrame()
@@ -102,6 +104,47 @@ class Partition:
         self.end = None
         for view in self.views.values():
             view.waiting.clear()
+
+
+class Ahead:
+    """What engines have of panes that are open (`ahead.<city>`): from some seconds ago on, without positions. That nothing
+    comes is no error: numbers are final then, or old."""
+
+    def __init__(self, cluster: Cluster, topic: str) -> None:
+        self.topic = topic
+        self._cluster = cluster
+        self._consumer: Any = None
+
+    def read(self) -> dict[str, list[bytes]]:
+        """By stream, what came since the last call."""
+        if self._consumer is None:
+            self._open()
+        found: dict[str, list[bytes]] = {}
+        for message in self._consumer.consume(FETCH, 0):
+            if message.error() is None:
+                found.setdefault((message.key() or b"").decode(errors="replace"), []).append(message.value() or b"")
+        return found
+
+    def _open(self) -> None:
+        from confluent_kafka import OFFSET_END, Consumer, TopicPartition
+
+        self._consumer = Consumer(
+            {**self._cluster.connection.settings(), "group.id": "citybrain-brain", "fetch.queue.backoff.ms": 10,
+             "enable.auto.commit": False, "auto.offset.reset": "latest"}
+        )  # fmt: skip
+        since = int(time.time() * 1000) - AHEAD_MS
+        asked = [TopicPartition(self.topic, n, since) for n in range(self._cluster.partitions(self.topic))]
+        at = self._cluster.asked(
+            lambda: self._consumer.offsets_for_times(asked, timeout=10), f"topic {self.topic!r} cannot be read"
+        )
+        self._consumer.assign(
+            [TopicPartition(p.topic, p.partition, p.offset if p.offset >= 0 else OFFSET_END) for p in at]
+        )
+
+    def close(self) -> None:
+        if self._consumer is not None:
+            self._consumer.close()
+            self._consumer = None
 
 
 class View:

@@ -26,6 +26,11 @@ def rows_topic(city: str) -> str:
     return f"rows.{city}"
 
 
+def ahead_topic(city: str) -> str:
+    """The topic of what engines have of panes that are open: for screens only, and kept for minutes."""
+    return f"ahead.{city}"
+
+
 def dead_topic(city: str) -> str:
     """The topic of a city's dead letters."""
     return f"dead.{city}"

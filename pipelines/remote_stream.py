@@ -11,6 +11,7 @@ import orjson
 import polars as pl
 
 from pipelines import canonical
+from pipelines.engines.row_records import named_rows
 from pipelines.ingest import COUNTERS, bounded
 from pipelines.model import NEVER, DeadLetter, Decoded, Parts, PlaceRegistry, Rows, Source, Stamped, prefixed, under
 from pipelines.rollup import Rollup
@@ -152,6 +153,15 @@ class RemoteStream(InRun):
         if taken:
             self.watermark = max(self.watermark, min(one.watermark for one in taken))
         return taken
+
+    def foretold(self, runs: Sequence[bytes]) -> None:
+        """Takes what an engine has of open panes, lines of rows. What is none of this catalogue is told when it is final."""
+        try:
+            for name, rows in named_rows(runs, self.rollups).items():
+                if len(rows):
+                    self.collected[name].foretell(rows)
+        except WRONG:
+            self.set_aside["open panes that cannot be read"] += 1
 
     def open_panes(self) -> list[Rows]:
         return [collected.open_panes() for collected in self.collected.values()]

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from pipelines.engines.row_records import coded
 from pipelines.model import NEVER, NO_MANIFESTS, Decoded, Parts, PlaceRegistry, Rows, Source, numbered
 from pipelines.rollup import Rollup
 
@@ -113,6 +114,7 @@ class Collected:
         self.open = self.no_rows
         self._came: list[pl.DataFrame] = []
         self._late: list[pl.DataFrame] = []
+        self._ahead = self.no_rows
         self.manifests: dict[int, int] = {}
         self.late = SeenLate()
 
@@ -132,8 +134,7 @@ class Collected:
         frame = pl.DataFrame(rows, schema=self._schema, orient="row")
         if frame.select(*self.keys, "n", "as_of", "late", "part", "off").null_count().sum_horizontal()[0]:
             raise ValueError("a row without its key")
-        codes = [self._registry.code(place) for place in frame["place"]]
-        frame = frame.with_columns(pl.Series("place", codes, dtype=pl.UInt32))
+        frame = coded(frame, self._registry)
         for (part,), late in frame.filter("late").group_by("part", maintain_order=True):
             new = self.late.add(str(part), late["off"].to_numpy())
             self._late.append(late.filter(pl.Series(new)))
@@ -145,8 +146,7 @@ class Collected:
     def merged(self) -> pl.DataFrame:
         """The rows of open panes, of two with one key the one with more events (rule 16)."""
         if self._came:
-            rows = pl.concat([self.open, *self._came]).sort("n", descending=True, maintain_order=True)
-            self.open, self._came = rows.unique(self.keys, keep="first", maintain_order=True), []
+            self.open, self._came = self._newest([self.open, *self._came]), []
         return self.open
 
     def take(self) -> Rows:
@@ -169,8 +169,21 @@ class Collected:
             self.open = rows.filter(~closing)
         return Rows(self.rollup.name, pl.concat(out) if out else self.no_rows, manifests, self.closed)
 
+    def foretell(self, rows: pl.DataFrame) -> None:
+        """What an engine has of open panes, with the names of the places; in no checkpoint, for `open_panes` only."""
+        self._ahead = self._newest([self._ahead, coded(rows, self._registry)])
+
     def open_panes(self) -> Rows:
-        return Rows(self.rollup.name, self.merged(), NO_MANIFESTS, self.closed)
+        rows = self.merged()
+        if len(self._ahead):
+            self._ahead = self._newest([self._ahead])
+            rows = self._newest([rows, self._ahead])
+        return Rows(self.rollup.name, rows, NO_MANIFESTS, self.closed)
+
+    def _newest(self, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+        """Of panes that are open; of two rows with one key the one with more events (rule 16)."""
+        rows = pl.concat(frames).filter(pl.col("pane_start") + self.rollup.pane_ms > self.closed)
+        return rows.sort("n", descending=True, maintain_order=True).unique(self.keys, keep="first", maintain_order=True)
 
     def saved(self) -> dict[str, Any]:
         assert not self._late, "rows that were not taken yet would be lost"

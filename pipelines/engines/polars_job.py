@@ -15,7 +15,7 @@ from typing import Final
 import polars as pl
 
 from pipelines import canonical
-from pipelines.canonical import rows_topic
+from pipelines.canonical import ahead_topic, rows_topic
 from pipelines.engines.polars_engine import PolarsEngine
 from pipelines.engines.row_records import manifest_records, row_records
 from pipelines.kafka_client import Cluster, Connection, Stopped
@@ -29,6 +29,12 @@ FETCH: Final = 50_000
 COMMIT_S: Final = 1.0
 LOOK_S: Final = 5.0
 """How often it looks for new partitions."""
+AHEAD_S: Final = 0.2
+"""How often it tells what it has of open panes."""
+WHOLE_S: Final = 10.0
+"""How often it tells all of it, for a brain that has just started."""
+RUN: Final = 2_000
+"""Rows of open panes in one record: some hundred kilobytes."""
 
 
 @dataclass(slots=True)
@@ -53,6 +59,7 @@ class StreamJob:
         self.registry = PlaceRegistry()
         self.engine = PolarsEngine(rollups, ())
         self.logs: dict[int, Log] = {}
+        self._told: dict[str, pl.DataFrame] = {}
         self._pane = max(rollup.pane_ms for rollup in rollups)
 
     def join(self, number: int) -> Log:
@@ -84,6 +91,17 @@ class StreamJob:
             out += manifest_records(rollup, taken.manifests.iter_rows())
         return out
 
+    def ahead(self, whole: bool) -> list[bytes]:
+        """What there is of open panes, in runs of rows: all, or what changed since the last call."""
+        names, out = pl.Series(self.registry.ids, dtype=pl.String), []
+        for rollup, panes in zip(self.rollups, self.engine.open_panes(), strict=True):
+            keys = ["place", "pane_start", *(["bucket"] if rollup.histogram else []), "n"]
+            told, self._told[rollup.name] = self._told.get(rollup.name), panes.rows.select(keys)
+            rows = panes.rows if whole or told is None else panes.rows.join(told, on=keys, how="anti")
+            records = row_records(rollup, rows.with_columns(names.gather(rows["place"]).alias("place")))
+            out += [b"\n".join(records[n : n + RUN]) for n in range(0, len(records), RUN)]
+        return out
+
     def positions(self) -> list[tuple[Log, int]]:
         """Of each partition the offset from which it may be read again."""
         closed = min(self.engine.closed().values())
@@ -110,7 +128,7 @@ def run(city: str, rollups: Sequence[Rollup], options: KafkaOptions, stop: threa
     producer = Producer(
         {**connection.settings(), "linger.ms": 5, "enable.idempotence": True, "queue.buffering.max.messages": 1_000_000}
     )
-    written, looked, committed = 0, -LOOK_S, time.monotonic()
+    written, looked, committed, told, told_all = 0, -LOOK_S, time.monotonic(), 0.0, 0.0
 
     def joined() -> None:
         """Partitions that were made since begin where the group left them."""
@@ -144,7 +162,8 @@ def run(city: str, rollups: Sequence[Rollup], options: KafkaOptions, stop: threa
                 joined()
                 looked = time.monotonic()
             runs: dict[tuple[str, int], tuple[list[bytes], list[int]]] = {}
-            for message in consumer.consume(FETCH, 0.05):
+            came = consumer.consume(FETCH, 0.05)
+            for message in came:
                 if message.error() is None:
                     records, offsets = runs.setdefault((message.topic(), message.partition()), ([], []))
                     records.append(message.value())
@@ -158,6 +177,13 @@ def run(city: str, rollups: Sequence[Rollup], options: KafkaOptions, stop: threa
                 if not written % 10_000:
                     producer.poll(0)
             producer.poll(0)
+            # While it catches up nobody waits for what is open.
+            if len(came) < FETCH and (now := time.monotonic()) - told > AHEAD_S:
+                told, whole = now, now - told_all > WHOLE_S
+                told_all = now if whole else told_all
+                for job in jobs.values():
+                    for record in job.ahead(whole):
+                        producer.produce(ahead_topic(city), record, job.stream.name)
             if time.monotonic() - committed > COMMIT_S:
                 kept()
                 committed = time.monotonic()

@@ -17,10 +17,11 @@ import pytest
 from pipelines import transport
 from pipelines.delivery import Durable
 from pipelines.journal import Journal
+from pipelines.remote_stream import RemoteStream
 from pipelines.streams import MINUTE_MS
 from sinks.memory import MemorySink
 from tests.conformance.small_city import END, log
-from tests.conformance.small_runs import arrivals, differences, sink
+from tests.conformance.small_runs import ROLLUPS, arrivals, differences, sink
 from tests.conformance.transported import Sent, followed, remote_run, repeated, sent
 from tests.fakes.listed import DirectStore
 from tests.faults.test_restart_in_process import Begun, broken_at, compared
@@ -130,6 +131,33 @@ def test_negative_control_repeated_late_rows(
 ) -> None:
     monkeypatch.setattr(transport.SeenLate, "add", lambda self, part, offsets: np.ones(len(offsets), np.bool_))
     assert found(embedded[0], brain_of(repeated(embedded[1], random.Random(1)), 1))[0]
+
+
+def test_open_panes_are_for_screens_only(embedded: tuple[MemorySink, Sent]) -> None:
+    """What an engine has of panes that are not final makes provisional readings and nothing else."""
+    kept, one = embedded
+    rows = [record for record in one.rows if b'"late":false' in record]
+    stored = sink()
+    run = remote_run(one, DirectStore(stored), 1)
+    mine = [stream for stream in run.streams.values() if isinstance(stream, RemoteStream)]
+    for stream in mine:
+        stream.foretold([b"\n".join(rows), b"{", rows[0].replace(b'"frame":"', b'"frame":"x')])
+        assert stream.set_aside == {"open panes that cannot be read": 1}
+        stream.foretold([b"\n".join(rows[: len(rows) // 2]), b"\n".join(rows[len(rows) // 3 :])])
+    there = [stream.open_panes() for stream in mine]
+    assert sum(len(one.rows) for panes in there for one in panes) == len(rows)
+    shown: list[int] = []
+    followed(run, 3, lambda: shown.append(len(run.provisional())))
+    plain: list[int] = []
+    without = remote_run(one, DirectStore(sink()), 1)
+    followed(without, 3, lambda: plain.append(len(without.provisional())))
+    assert sum(shown) > 1.5 * sum(plain) > 0, (shown, plain)
+    wrong, counts = found(kept, stored)
+    assert not wrong and counts["readings"] > 3000, [str(x) for x in wrong[:5]]
+    left = [panes.rows["pane_start"].min() for stream in mine for panes in stream.open_panes() if len(panes.rows)]
+    closed = min(closed for stream in mine for closed in stream.closed().values())
+    assert all(start >= closed - max(r.pane_ms for r in ROLLUPS) for start in left)  # type: ignore[operator]
+    print(f"\n{len(rows):,} rows told ahead; {sum(shown):,} provisional readings with them, {sum(plain):,} without")
 
 
 def test_what_is_no_row_is_set_aside(embedded: tuple[MemorySink, Sent]) -> None:

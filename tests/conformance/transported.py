@@ -167,7 +167,7 @@ def remote_run(
     )  # fmt: skip
 
 
-def followed(run: Run, seed: int) -> None:
+def followed(run: Run, seed: int, between: Callable[[], None] = lambda: None) -> None:
     """Beats and steps at random until everything was read."""
     rnd, at = random.Random(seed), run.intake.now.at
     mine = [x for stream in run.streams.values() for x in stream.sources.values() if isinstance(x, View)]
@@ -186,6 +186,7 @@ def followed(run: Run, seed: int) -> None:
         run.tick(at)
         if rnd.random() < 0.4 or not left:
             run.step(at)
+            between()
 
 
 __all__ = ["COUNTERS", "Sent", "followed", "remote_run", "repeated", "sent"]
