@@ -34,7 +34,7 @@ class ClickHouseSink(Reader):
     `http(s)://user:password@host:port/database`. Call `migrate` once before writing.
 
     `write` may be called from several threads (they take turns); reads go through connections of their own.
-    `keep_revisions` stops the merging of parts for as long as this process runs, so that no revision of a key goes
+    `keep_revisions` stops the merging of parts of tables with revisions for as long as this process runs, so that none goes
     and no merge competes with a replay: for a store that lives for one run. `fsync=False` is for measurements.
     `patience_s` is for how long a write is sent again while the store answers that it cannot now (None: for ever);
     `retry`, if given, says that and more. `refused`, if given, is called with the table, the rows and the reason when
@@ -80,7 +80,7 @@ class ClickHouseSink(Reader):
             try:
                 done = migrate(connection, migrations(fsync=self.fsync), generated, fsync=self.fsync)
                 if self.keep_revisions:
-                    for table in self.tables:
+                    for table in (name for name, declared in self.tables.items() if declared.version is not None):
                         connection.command(f"SYSTEM STOP MERGES {quoted(table)}")
                         # Without merges parts only grow in number, which else slows and then refuses inserts.
                         connection.command(f"ALTER TABLE {quoted(table)} MODIFY SETTING {UNMERGED}")
