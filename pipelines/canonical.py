@@ -91,8 +91,12 @@ def decoded(records: Sequence[bytes], offsets: Sequence[int], stream: Stream) ->
 def stamped(frame: pl.DataFrame, stream: Stream, part: str, registry: PlaceRegistry) -> Stamped:
     """A run that was `decoded`, not empty, as ingest stamped it; its places get codes. Its ticks say only how far time is."""
     events = frame.filter(pl.col("t").is_not_null())
-    codes = pl.Series("place", [registry.code(place) for place in events[stream.place]], dtype=pl.UInt32)
-    coded = events.drop(stream.place).with_columns(codes)
+    places = events[stream.place]
+    known = places.unique(maintain_order=True)
+    codes = pl.Series([registry.code(place) for place in known], dtype=pl.UInt32)
+    coded = events.drop(stream.place).with_columns(
+        places.replace_strict(known, codes, return_dtype=pl.UInt32).alias("place")
+    )
     columns = ["off", "t", "wm", "late", "id", "place", *(column.name for column in stream.columns)]
     last_wm = int(frame["wm"].max())  # type: ignore[arg-type]
     return Stamped(stream.name, part, coded.select(columns), int(frame["off"][0]), last_wm)
