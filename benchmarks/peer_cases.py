@@ -77,7 +77,8 @@ def peers(bench: Bench) -> list[Row]:
     for peer, answers in theirs.items():
         ratio = statistics.median(o["seconds"] / a["seconds"] for o, a in zip(ours, answers, strict=True))
         rows.append(Row(f"{peer.title} ({answers[0]['version']})", "s", [a["seconds"] for a in answers], ratio))
-        rows.append(Row(f"{peer.title}: starting before that", "s", [a["started_s"] for a in answers]))
+        if any(a["started_s"] for a in answers):
+            rows.append(Row(f"{peer.title}: starting before that", "s", [a["started_s"] for a in answers]))
     bench.remarks.append(
         f"peers: {events:,} events in two files; all gave the same {wanted['groups']} groups by link and pane of 5 min, with the "
         "same numbers of events, vehicles and travel times; ratio = how many times as fast as the product, which also "

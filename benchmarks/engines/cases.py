@@ -44,6 +44,8 @@ class Engines:
                 f"{self.python} is missing: make {self.python.parent.parent}/.ready, or name another --engines"
             )
 
+        bench.remarks.append(f"engines' environment: {', '.join(self.once('versions')['versions'])}")
+
     def program(self, name: str, program: str, **given: object) -> Program:
         return Program(name, program, given, MODULE, str(self.python))
 

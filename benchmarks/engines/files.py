@@ -6,6 +6,7 @@ import gzip
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ import polars as pl
 from benchmarks.engines.log import CITY, Log, written
 from benchmarks.engines.topics import ROLLUPS, facts
 from pipelines import canonical
+from pipelines.engines.java import java_home, version_of
 from pipelines.engines.polars_engine import PolarsEngine
 from pipelines.engines.polars_job import StreamJob
 from pipelines.engines.row_records import manifest_records, row_records
@@ -22,6 +24,13 @@ from pipelines.streams import LINK
 
 CUT: Final = 100_000
 Answer = dict[str, Any]
+
+
+def versions() -> Answer:
+    """Of what the engines' environment has."""
+    home = java_home()
+    names = ("apache-flink", "apache-beam", "confluent-kafka", "polars")
+    return {"seconds": 0.0, "versions": [*(f"{name} {version(name)}" for name in names), f"Java {version_of(home)}"]}
 
 
 def log(paths: list[str], pack: str, folder: str) -> Answer:

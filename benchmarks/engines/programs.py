@@ -12,7 +12,7 @@ from typing import Final
 import orjson
 
 PROGRAMS: Final = {
-    "serve": "topics:serve", "filled": "topics:filled", "log": "files:log", "expected": "files:expected",
+    "versions": "files:versions", "serve": "topics:serve", "filled": "topics:filled", "log": "files:log", "expected": "files:expected",
     "flink": "flink:product", "flink_by_hand": "flink:by_hand",
     "polars_files": "files:polars", "beam_files": "beam:engine", "beam_elements": "beam:by_element",
     "beam_streaming": "beam:streaming", "polars_kafka": "polars_job:measured", "polars_run": "polars_job:run",
