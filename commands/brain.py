@@ -13,16 +13,17 @@ from commands.jobs import logged
 from commands.live import STEP_S, Around, Live, Options
 from commands.living import Home, lived
 from connectors.http_push import Push
-from connectors.kafka_transport import Of, Partition, View
+from connectors.kafka_transport import Of, OpenPanes, Partition, View
 from dashboards.app import Routers
 from pipelines import canonical, catalogue
-from pipelines.canonical import control_topic, dead_topic, rows_topic
+from pipelines.canonical import control_topic, dead_topic, open_topic, rows_topic
 from pipelines.city import City
-from pipelines.delivery import Attached, Now
+from pipelines.delivery import Attached, Now, Run
 from pipelines.intake import Opener
 from pipelines.journal import Recovered
 from pipelines.kafka_client import Cluster, Connection, Stopped, say
 from pipelines.kafka_options import KafkaOptions, cluster_options
+from pipelines.remote_stream import RemoteStream
 from pipelines.streams import Stream
 from pipelines.transport import Topic
 from pipelines.watermark import Input
@@ -55,6 +56,8 @@ class Remote:
         """Topics that concern several streams: their kind, whose a record is, and who reads them."""
         self._logs: dict[str, str] = {}
         """The canonical logs of lifecycle streams."""
+        self._open: OpenPanes | None = None
+        self._open_topic = ""
 
     def identity(self, city: City) -> dict[str, Any]:
         return {"run": "brain", "city": city.id, "kafka": self.kafka.servers}
@@ -76,6 +79,7 @@ class Remote:
         self._logs = {canonical.topic(city.id, name): name for name in lifecycles}
         for topic in self._shared:
             ensured(self._cluster, topic, 1)
+        self._open_topic = open_topic(city.id)
         self.look()
         known = self.views.keys() if found is None else found.parts["intake/at"][1].keys()
         if gone := sorted(known - self.views.keys()):
@@ -87,6 +91,8 @@ class Remote:
 
     def look(self) -> None:
         """Opens the partitions that there are and that it does not have."""
+        if self._open is None and self._cluster.partitions(self._open_topic):
+            self._open = OpenPanes(self._cluster, self._open_topic)
         for topic, (kind, of, names) in self._shared.items():
             for number in range(self._cluster.partitions(topic)):
                 if f"{canonical.part_of(topic, number)}:{names[0]}" not in self.views:
@@ -98,6 +104,13 @@ class Remote:
                     view = View(Partition(self._cluster, topic, number, "events", None), name)
                     self.views[view.input] = view
 
+    def show(self, run: Run) -> None:
+        """What engines have in open panes now, for the provisional numbers of the page."""
+        records = self._open.read() if self._open is not None else []
+        for stream in run.streams.values() if records else ():
+            if isinstance(stream, RemoteStream):
+                stream.show(records)
+
     def opener(self) -> Opener | None:
         return lambda name, stream: self.views[name]
 
@@ -105,6 +118,8 @@ class Remote:
         return Following(self, around)
 
     def close(self) -> None:
+        if self._open is not None:
+            self._open.close()
         for view in self.views.values():
             view.close()
 
@@ -139,6 +154,7 @@ class Following(Live):
             self.join(now)
             taken = self.run.poll(now)
             self.run.tick(now)
+            self.feed.show(self.run)
             self.step()
             self.metrics.step(time.monotonic() - began)
             if taken < self.run.commit_events:

@@ -43,6 +43,10 @@ def run(city_name: str, kafka: str, engine: str, parallelism: int, stop: threadi
         case "polars":
             from pipelines.engines.polars_job import run as group
 
+            try:
+                ensured(cluster, canonical.open_topic(city.id), 1, canonical.OPEN_TOPIC)
+            except Stopped:
+                return
             say(f"ended, {group(city.id, rollups, options, stop):,} rows and manifests written")
         case "flink":
             _flink(city.id, rollups, client, parallelism, stop)

@@ -3,6 +3,7 @@ run keeps (never those of a consumer group)."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -102,6 +103,33 @@ class Partition:
         self.end = None
         for view in self.views.values():
             view.waiting.clear()
+
+
+class OpenPanes:
+    """What engines tell of panes that are open, from now on. Nothing depends on it: it is shown, and forgotten."""
+
+    def __init__(self, cluster: Cluster, topic: str) -> None:
+        from confluent_kafka import OFFSET_END, Consumer, TopicPartition
+
+        self._consumer = Consumer(
+            {**cluster.connection.settings(), "group.id": "citybrain-brain", "fetch.queue.backoff.ms": 10,
+             "enable.auto.commit": False, "auto.offset.reset": "latest"}
+        )  # fmt: skip
+        self._consumer.assign([TopicPartition(topic, 0, OFFSET_END)])
+
+    def read(self) -> list[Mapping[str, Any]]:
+        """What has come since the last call; of very much only the newest is worth its time."""
+        found: list[bytes] = []
+        while messages := self._consumer.consume(FETCH, 0):
+            found += [message.value() or b"" for message in messages if message.error() is None]
+        records = []
+        for value in found[-HELD:]:
+            with contextlib.suppress(orjson.JSONDecodeError):
+                records.append(orjson.loads(value))
+        return [record for record in records if isinstance(record, dict)]
+
+    def close(self) -> None:
+        self._consumer.close()
 
 
 class View:

@@ -8,12 +8,15 @@ in a file they are fields.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import polars as pl
 
 from pipelines.model import NEVER, PlaceRegistry, Stamped
 from pipelines.streams import Stream, Text
+
+OPEN_TOPIC: Final = {"cleanup.policy": "delete", "retention.ms": "600000", "segment.ms": "600000"}
+"""The settings of `open_topic`: nothing older is read."""
 
 
 def topic(city: str, stream: str) -> str:
@@ -24,6 +27,11 @@ def topic(city: str, stream: str) -> str:
 def rows_topic(city: str) -> str:
     """The topic of the rows of all engines of a city, and of their manifests."""
     return f"rows.{city}"
+
+
+def open_topic(city: str) -> str:
+    """The topic of what is grouped so far in panes that are open: for screens, nothing is lost with it (rules 15, 19)."""
+    return f"open.{city}"
 
 
 def dead_topic(city: str) -> str:

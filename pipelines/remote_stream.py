@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -152,6 +153,18 @@ class RemoteStream(InRun):
         if taken:
             self.watermark = max(self.watermark, min(one.watermark for one in taken))
         return taken
+
+    def show(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Rows of panes that are open where they are grouped, for screens: what cannot be used is passed over, for the rows
+        that count name it."""
+        of: dict[str, list[Mapping[str, Any]]] = {}
+        for record in records:
+            collected = self.collected.get(str(record.get("rollup")))
+            if collected is not None and record.get("frame") == collected.rollup.frame_hash:
+                of.setdefault(collected.rollup.name, []).append(record)
+        for name, rows in of.items():
+            with contextlib.suppress(*WRONG):
+                self.collected[name].show(rows)
 
     def open_panes(self) -> list[Rows]:
         return [collected.open_panes() for collected in self.collected.values()]

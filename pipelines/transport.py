@@ -115,6 +115,8 @@ class Collected:
         self._late: list[pl.DataFrame] = []
         self.manifests: dict[int, int] = {}
         self.late = SeenLate()
+        self.shown = self.no_rows
+        """What an engine has in panes that are open there: no part of what is handed over, saved or judged."""
 
     def add(self, records: Iterable[Mapping[str, Any]]) -> int:
         """Takes rows and manifests in; returns the largest event time of the rows. TypeError, ValueError or a Polars error
@@ -126,14 +128,10 @@ class Collected:
                 if start + self.rollup.pane_ms > self.closed:
                     self.manifests[start] = max(n, self.manifests.get(start, 0))
             else:
-                rows.append([record.get(name) for name in self._schema])
+                rows.append(record)
         if not rows:
             return NEVER
-        frame = pl.DataFrame(rows, schema=self._schema, orient="row")
-        if frame.select(*self.keys, "n", "as_of", "late", "part", "off").null_count().sum_horizontal()[0]:
-            raise ValueError("a row without its key")
-        codes = [self._registry.code(place) for place in frame["place"]]
-        frame = frame.with_columns(pl.Series("place", codes, dtype=pl.UInt32))
+        frame = self._frame(rows)
         for (part,), late in frame.filter("late").group_by("part", maintain_order=True):
             new = self.late.add(str(part), late["off"].to_numpy())
             self._late.append(late.filter(pl.Series(new)))
@@ -142,11 +140,27 @@ class Collected:
             self._came.append(on_time)
         return int(frame["as_of"].max())  # type: ignore[arg-type]
 
+    def _frame(self, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+        frame = pl.DataFrame([[row.get(name) for name in self._schema] for row in rows], self._schema, orient="row")
+        if frame.select(*self.keys, "n", "as_of", "late", "part", "off").null_count().sum_horizontal()[0]:
+            raise ValueError("a row without its key")
+        codes = [self._registry.code(place) for place in frame["place"]]
+        return frame.with_columns(pl.Series("place", codes, dtype=pl.UInt32))
+
+    def show(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Rows of open panes as they are so far, of places that are known by now; raises as `add` does."""
+        if known := [row for row in rows if row.get("place") in self._registry.known]:
+            self.shown = self._most([self.shown, self._frame(known)])
+
+    def _most(self, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+        """Of rows with one key the one with more events (rule 16)."""
+        rows = pl.concat(frames).sort("n", descending=True, maintain_order=True)
+        return rows.unique(self.keys, keep="first", maintain_order=True)
+
     def merged(self) -> pl.DataFrame:
         """The rows of open panes, of two with one key the one with more events (rule 16)."""
         if self._came:
-            rows = pl.concat([self.open, *self._came]).sort("n", descending=True, maintain_order=True)
-            self.open, self._came = rows.unique(self.keys, keep="first", maintain_order=True), []
+            self.open, self._came = self._most([self.open, *self._came]), []
         return self.open
 
     def take(self) -> Rows:
@@ -170,7 +184,9 @@ class Collected:
         return Rows(self.rollup.name, pl.concat(out) if out else self.no_rows, manifests, self.closed)
 
     def open_panes(self) -> Rows:
-        return Rows(self.rollup.name, self.merged(), NO_MANIFESTS, self.closed)
+        self.shown = self.shown.filter(pl.col("pane_start") + self.rollup.pane_ms > self.closed)
+        rows = self._most([self.merged(), self.shown]) if len(self.shown) else self.merged()
+        return Rows(self.rollup.name, rows, NO_MANIFESTS, self.closed)
 
     def saved(self) -> dict[str, Any]:
         assert not self._late, "rows that were not taken yet would be lost"

@@ -22,9 +22,10 @@ import numpy as np
 import orjson
 
 from benchmarks.data import LINKS, link_ids
-from benchmarks.engines.topics import ROLLUPS, created
+from benchmarks.engines.topics import ROLLUP, ROLLUPS, Watch, created
 from benchmarks.live import DISORDER_MS, START
-from pipelines.canonical import control_topic, dead_topic, rows_topic, topic
+from pipelines import canonical
+from pipelines.canonical import control_topic, dead_topic, open_topic, rows_topic, topic
 from pipelines.streams import LINK
 
 LEAD_S: Final = 25
@@ -40,10 +41,16 @@ Answer = dict[str, Any]
 def live(address: str, pack: str, engine: str, rate: int, checkpoint_s: int = 0) -> Answer:
     """Seconds from an event's append to the log until a client has a provisional number with it (p50, p99), and from the end of
     the window + D until it has the final number. `checkpoint_s`: the interval of Flink's checkpoints."""
-    city = orjson.loads(orjson.dumps(_city(pack)))
+    city = _city(pack)
     created(
         address,
-        {topic(city, LINK.name): PARTS, rows_topic(city): 1, dead_topic(city): 1, control_topic(city): 1},
+        {
+            topic(city, LINK.name): PARTS,
+            rows_topic(city): 1,
+            open_topic(city): 1,
+            dead_topic(city): 1,
+            control_topic(city): 1,
+        },
     )
     with tempfile.TemporaryDirectory(prefix="citybrain-bench-") as folder:
         writer = _Writer(address, city, rate)
@@ -75,6 +82,7 @@ class _Writer:
         from confluent_kafka import Producer
 
         self._producer = Producer({"bootstrap.servers": address, "linger.ms": 5, "enable.idempotence": True})
+        self._address, self._city = address, city
         self._topic, self._links = topic(city, LINK.name), link_ids().to_list()
         self.rate, self.sent, self.took_s, self._shift = rate, 0, 0.0, 0
         self.began = self.ends = 0.0
@@ -82,10 +90,18 @@ class _Writer:
         self._dice = np.random.default_rng(1)
 
     def warm(self, alive: Any) -> None:
-        """Ticks until the job is there, so that the first event meets an engine that runs."""
-        self._shift = 0
+        """Ends an empty pane, by ticks, and waits until its manifest is there: the first event meets an engine that runs."""
+        for wm in (START - 900_000, START - 900_000 + ROLLUP.pane_ms):
+            for part in range(PARTS):
+                self._producer.produce(self._topic, canonical.tick(wm), partition=part)
+        self._producer.flush(10)
+        watch = Watch(self._address, rows_topic(self._city), 0, lambda w: bool(w.manifests))
+        watch.start()
         ends = time.monotonic() + JOB_S
-        while not alive() and time.monotonic() < ends:
+        while watch.is_alive():
+            alive()
+            if time.monotonic() > ends:
+                raise RuntimeError(f"the job told no pane in {JOB_S} s")
             time.sleep(0.2)
         time.sleep(2)
 
@@ -119,7 +135,7 @@ class _Writer:
 
 @contextmanager
 def _job(address: str, city: str, engine: str, checkpoint_s: int, folder: Path) -> Iterator[Any]:
-    """The engine as a process; gives what says whether it takes records."""
+    """The engine as a process; gives what raises when it has ended."""
     said = folder / "job.log"
     given = {"address": address, "city": city} | ({} if engine == "polars" else {"checkpoint_s": checkpoint_s})
     program = "polars_run" if engine == "polars" else "flink_run"
@@ -128,10 +144,9 @@ def _job(address: str, city: str, engine: str, checkpoint_s: int, folder: Path) 
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT)
     assert child.stdin is not None
 
-    def alive() -> bool:
+    def alive() -> None:
         if child.poll() is not None:
             raise RuntimeError(f"the job ended: {said.read_text(errors='replace')[-1500:]}")
-        return b"ready" in said.read_bytes()
 
     try:
         yield alive

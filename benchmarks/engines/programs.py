@@ -12,12 +12,22 @@ from typing import Final
 import orjson
 
 PROGRAMS: Final = {
-    "versions": "files:versions", "serve": "topics:serve", "filled": "topics:filled", "log": "files:log", "expected": "files:expected",
-    "flink": "flink:product", "flink_by_hand": "flink:by_hand",
-    "polars_files": "files:polars", "beam_files": "beam:engine", "beam_elements": "beam:by_element",
-    "beam_streaming": "beam:streaming", "polars_kafka": "polars_job:measured", "polars_run": "polars_job:run",
-    "live": "live:live", "flink_run": "live:flink_run",
-}  # fmt: skip
+    "versions": "files:versions",
+    "log": "files:log",
+    "expected": "files:expected",
+    "polars_files": "files:polars",
+    "serve": "topics:serve",
+    "filled": "topics:filled",
+    "flink": "flink:product",
+    "flink_by_hand": "flink:by_hand",
+    "beam_files": "beam:engine",
+    "beam_elements": "beam:by_element",
+    "beam_streaming": "beam:streaming",
+    "polars_kafka": "polars_job:measured",
+    "polars_run": "polars_job:run",
+    "live": "live:live",
+    "flink_run": "live:flink_run",
+}
 
 
 def main() -> None:

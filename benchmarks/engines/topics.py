@@ -60,7 +60,7 @@ def filled(address: str, city: str, folder: str) -> Answer:
     from confluent_kafka import Producer
 
     log, topic = Log(Path(folder)), canonical.topic(city, LINK.name)
-    created(address, {topic: len(log.topics), canonical.rows_topic(city): 1})
+    created(address, {topic: len(log.topics), canonical.rows_topic(city): 1, canonical.open_topic(city): 1})
     began, count = time.perf_counter(), 0
     # Idempotent: a batch that is sent again must not come to be behind the next one.
     producer = Producer(
