@@ -6,8 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Flink and Beam want older versions of some packages; jobs and their tests have an environment of their own.
 ENGINES := .venv-engines
+# What the product is measured beside has environments of its own; `make bench` says which of them is missing.
+PEERS := .venv-peers
+PEER_NAMES := spark pathway bytewax
 
-.PHONY: run stack test test-server check fix bench oracle crash clean
+.PHONY: run stack test test-server check fix bench peers oracle crash clean
 run: $(VENV)/.ready
 	@exec $(BIN)/citybrain up
 
@@ -38,8 +41,11 @@ fix: $(VENV)/.ready
 	$(BIN)/ruff format .
 	$(BIN)/python -m tools.generate
 
-bench: $(VENV)/.ready
-	$(BIN)/python -m benchmarks
+# Writes benchmarks/RESULTS.md; make bench CASES="flink beam" runs some of it.
+bench: $(VENV)/.ready $(ENGINES)/.ready
+	$(BIN)/python -m benchmarks --engines $(ENGINES)/bin/python --peers $(PEERS) $(CASES)
+
+peers: $(PEER_NAMES:%=$(PEERS)/%/.ready)
 
 # Every reading of whole files against a batch recomputation, every generated episode (make test compares parts of them).
 oracle: $(VENV)/.ready
@@ -69,5 +75,12 @@ $(ENGINES)/.ready: pyproject.toml constraints-engines.txt
 	@$(ENGINES)/bin/python -m tools.compile_ahead
 	@touch $@
 
+$(PEERS)/%/.ready: benchmarks/peers/requirements-%.txt
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or 3.12 found; name one: make PYTHON=/path/to/python3.12 peers" >&2; exit 1; }
+	@echo "setting up $(@D) once"
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(ENGINES) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf $(VENV) $(ENGINES) $(PEERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

@@ -13,7 +13,9 @@ from typing import Final
 
 from benchmarks.data import Data
 from benchmarks.durable_cases import checkpoint, durable, restart
+from benchmarks.engines import cases as engines
 from benchmarks.live import DISORDER_MS
+from benchmarks.peer_cases import peers
 from benchmarks.push import BAR
 from benchmarks.runs import Program, Runs, faster, interleaved, once
 from benchmarks.table import Row
@@ -35,6 +37,10 @@ class Bench:
     places: int = 1_000_000
     live_s: int = 45
     live_rate: int = 20_000
+    engines: Path = Path(".venv-engines/bin/python")
+    """The Python of the engines' environment."""
+    peers: Path = Path(".venv-peers")
+    """The folder of the peers' environments."""
     remarks: list[str] = field(default_factory=list)
 
     def product(self, name: str, path: Path, **more: object) -> Program:
@@ -269,4 +275,9 @@ CASES: Final[dict[str, Callable[[Bench], list[Row]]]] = {
     "checkpoint": checkpoint,
     "restart": restart,
     "help": help_,
+    "flink": engines.flink,
+    "beam": engines.beam,
+    "kafka": engines.kafka,
+    "remote": engines.remote,
+    "peers": peers,
 }

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -156,6 +157,16 @@ class Data:
     def links(self, events: int) -> Path:
         return self._once(f"link.{events}.ndjson", lambda path: _text(path, link_events(events)))
 
+    def link_parts(self, events: int, parts: int) -> list[Path]:
+        """The events of `links` in so many files, line by line in turn: each of them spans the whole time. They are alone in
+        their folder."""
+        folder = f"link.{events}.in{parts}"
+        (self.folder / folder).mkdir(exist_ok=True)
+        return [
+            self._once(f"{folder}/link.{n + 1}.ndjson", partial(_share, events=events, part=n, parts=parts))
+            for n in range(parts)
+        ]
+
     def bad_links(self, events: int) -> Path:
         return self._once(f"link.bad.{events}.ndjson", lambda path: _text(path, link_events(events), spoil=True))
 
@@ -185,6 +196,10 @@ def _text(path: Path, blocks: Iterator[pl.DataFrame], spoil: bool = False) -> No
         for number, block in enumerate(blocks):
             text = lines(block)
             file.write(broken(text, number) if spoil else text)
+
+
+def _share(path: Path, events: int, part: int, parts: int) -> None:
+    _text(path, (block.gather_every(parts, part) for block in link_events(events)))
 
 
 def _arrow(path: Path, blocks: Iterator[pl.DataFrame]) -> None:

@@ -37,15 +37,15 @@ Answer = dict[str, Any]
 
 
 def product(
-    path: str,
+    path: str | list[str],
     pack: str,
     dedup: bool = True,
     only: tuple[str, ...] = (),
     check: bool = False,
     threads: bool = False,
 ) -> Answer:
-    """`citybrain replay` of a file into an embedded store with fsync. `dedup` false declares the stream without a key;
-    `check` reads the sums of the stored rows afterwards, for the comparison with the peers; `threads` watches who works."""
+    """`citybrain replay` of a file, or of several, into an embedded store with fsync. `dedup` false declares the stream without
+    a key; `check` reads the sums of the stored rows afterwards, for the comparison with the peers; `threads`: who works."""
     import commands.replay as command
     from commands.inputs import Inputs, resolve
     from connectors.files import FileSource
@@ -53,8 +53,10 @@ def product(
     from connectors.formats.ndjson import Ndjson
     from pipelines.delivery import Attached
 
-    inputs = resolve([Path(path)], city=pack, map_=None, stream=None, lookup=None, disorder=None)
+    paths = [path] if isinstance(path, str) else path
+    inputs = resolve([Path(p) for p in paths], city=pack, map_=None, stream=None, lookup=None, disorder=None)
     if not dedup:
+        assert isinstance(path, str)
         stream = replace(inputs.streams[0], dedup=None, horizon_ms=0)
         format_ = (ArrowIpc if path.endswith(".arrow") else Ndjson)(stream)
         source = FileSource(Path(path), stream, format_)

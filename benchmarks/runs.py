@@ -18,11 +18,13 @@ Answer = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A program of `benchmarks.programs` with its arguments; `name` is how results call it."""
+    """A program of `module` with its arguments; `name` is how results call it. `python`: another environment's."""
 
     name: str
     program: str
     arguments: Mapping[str, object]
+    module: str = "benchmarks.programs"
+    python: str = sys.executable
 
 
 @dataclass(slots=True)
@@ -59,7 +61,7 @@ def once(program: Program, **more: object) -> Answer:
     given = orjson.dumps({**program.arguments, **more}).decode()
     # Two threads for everybody, whatever the machine has.
     environment = os.environ | {"POLARS_MAX_THREADS": str(CORES)}
-    command = [sys.executable, "-m", "benchmarks.programs", program.program, given]
+    command = [program.python, "-m", program.module, program.program, given]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
     assert child.stdout is not None and child.stderr is not None
     out, err = child.stdout.read(), child.stderr.read()

@@ -13,12 +13,12 @@ from commands.jobs import logged
 from commands.live import STEP_S, Around, Live, Options
 from commands.living import Home, lived
 from connectors.http_push import Push
-from connectors.kafka_transport import Ahead, Of, Partition, View
+from connectors.kafka_transport import Of, OpenPanes, Partition, View
 from dashboards.app import Routers
 from pipelines import canonical, catalogue
-from pipelines.canonical import ahead_topic, control_topic, dead_topic, rows_topic
+from pipelines.canonical import control_topic, dead_topic, open_topic, rows_topic
 from pipelines.city import City
-from pipelines.delivery import Attached, Now
+from pipelines.delivery import Attached, Now, Run
 from pipelines.intake import Opener
 from pipelines.journal import Recovered
 from pipelines.kafka_client import Cluster, Connection, Stopped, say
@@ -27,9 +27,9 @@ from pipelines.remote_stream import RemoteStream
 from pipelines.streams import Stream
 from pipelines.transport import Topic
 from pipelines.watermark import Input
-from sinks.kafka_log import AHEAD_KEPT, ensured
+from sinks.kafka_log import ensured
 
-AHEAD_S: Final = 0.2
+SHOW_S: Final = 0.2
 """How often it looks for open panes between two steps."""
 LOOK_S: Final = 5.0
 """How often it looks for new partitions."""
@@ -58,7 +58,8 @@ class Remote:
         """Topics that concern several streams: their kind, whose a record is, and who reads them."""
         self._logs: dict[str, str] = {}
         """The canonical logs of lifecycle streams."""
-        self.ahead: Ahead | None = None
+        self._open: OpenPanes | None = None
+        self._open_topic = ""
 
     def identity(self, city: City) -> dict[str, Any]:
         return {"run": "brain", "city": city.id, "kafka": self.kafka.servers}
@@ -80,8 +81,7 @@ class Remote:
         self._logs = {canonical.topic(city.id, name): name for name in lifecycles}
         for topic in self._shared:
             ensured(self._cluster, topic, 1)
-        self.ahead = Ahead(self._cluster, ahead_topic(city.id))
-        ensured(self._cluster, self.ahead.topic, 1, AHEAD_KEPT)
+        self._open_topic = open_topic(city.id)
         self.look()
         known = self.views.keys() if found is None else found.parts["intake/at"][1].keys()
         if gone := sorted(known - self.views.keys()):
@@ -93,6 +93,8 @@ class Remote:
 
     def look(self) -> None:
         """Opens the partitions that there are and that it does not have."""
+        if self._open is None and self._cluster.partitions(self._open_topic):
+            self._open = OpenPanes(self._cluster, self._open_topic)
         for topic, (kind, of, names) in self._shared.items():
             for number in range(self._cluster.partitions(topic)):
                 if f"{canonical.part_of(topic, number)}:{names[0]}" not in self.views:
@@ -104,6 +106,14 @@ class Remote:
                     view = View(Partition(self._cluster, topic, number, "events", None), name)
                     self.views[view.input] = view
 
+    def show(self, run: Run) -> bool:
+        """Takes in what engines have in open panes, for the provisional numbers of the page; whether there was anything."""
+        records = self._open.read() if self._open is not None else []
+        for stream in run.streams.values() if records else ():
+            if isinstance(stream, RemoteStream):
+                stream.show(records)
+        return bool(records)
+
     def opener(self) -> Opener | None:
         return lambda name, stream: self.views[name]
 
@@ -111,10 +121,10 @@ class Remote:
         return Following(self, around)
 
     def close(self) -> None:
+        if self._open is not None:
+            self._open.close()
         for view in self.views.values():
             view.close()
-        if self.ahead is not None:
-            self.ahead.close()
 
 
 class Following(Live):
@@ -147,19 +157,11 @@ class Following(Live):
             self.join(now)
             taken = self.run.poll(now)
             self.run.tick(now)
+            self.feed.show(self.run)
             self.step()
             self.metrics.step(time.monotonic() - began)
             while taken < self.run.commit_events and (left := STEP_S - (time.monotonic() - began)) > 0:
-                if self.stop.wait(max(0.005, min(left, AHEAD_S))):
+                if self.stop.wait(max(0.005, min(left, SHOW_S))):
                     return
-                if self.foretold():
+                if self.feed.show(self.run):
                     self.look_ahead()
-
-    def foretold(self) -> bool:
-        """Takes in what engines have of open panes; whether there was anything."""
-        came = self.feed.ahead.read() if self.feed.ahead is not None else {}
-        for name, runs in came.items():
-            stream = self.run.streams.get(name)
-            if isinstance(stream, RemoteStream):
-                stream.foretold(runs)
-        return bool(came)

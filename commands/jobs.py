@@ -15,7 +15,7 @@ from pipelines.engines.grouped_apart import JobFailed
 from pipelines.kafka_client import Cluster, Connection, Stopped, say
 from pipelines.kafka_options import cluster_options
 from pipelines.rollup import Rollup
-from sinks.kafka_log import AHEAD_KEPT, ensured
+from sinks.kafka_log import ensured
 
 LOOK_S: Final = 0.5
 
@@ -32,8 +32,6 @@ def run(city_name: str, kafka: str, engine: str, parallelism: int, stop: threadi
     cluster = Cluster(Connection(options), stop.is_set)
     try:
         ensured(cluster, options.topic, 1)
-        if engine == EMBEDDED:
-            ensured(cluster, canonical.ahead_topic(city.id), 1, AHEAD_KEPT)
         known = catalogue.rollups(catalogue.for_city(city))
         there = logged(cluster, city.id, dict.fromkeys(r.stream.name for r in known), stop)
     except Stopped:
@@ -45,6 +43,10 @@ def run(city_name: str, kafka: str, engine: str, parallelism: int, stop: threadi
         case "polars":
             from pipelines.engines.polars_job import run as group
 
+            try:
+                ensured(cluster, canonical.open_topic(city.id), 1, canonical.OPEN_TOPIC)
+            except Stopped:
+                return
             say(f"ended, {group(city.id, rollups, options, stop):,} rows and manifests written")
         case "flink":
             _flink(city.id, rollups, client, parallelism, stop)

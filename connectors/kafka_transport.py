@@ -3,6 +3,7 @@ run keeps (never those of a consumer group)."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -23,8 +24,8 @@ FETCH: Final = 10_000
 """Records fetched in one go."""
 HELD: Final = 200_000
 """Records that wait for the streams that read them; then nothing more is fetched."""
-AHEAD_MS: Final = 15_000
-"""Longer than it takes until all open panes are told again."""
+OPEN_MS: Final = 15_000
+"""Longer than it takes until an engine has told all its open panes again."""
 AGAIN_S: Final = 60.0
 """How long records that were read before are waited for."""
 NO_EVENTS: Final = pl.DataFrame()
@@ -106,45 +107,35 @@ class Partition:
             view.waiting.clear()
 
 
-class Ahead:
-    """What engines have of panes that are open (`ahead.<city>`): from some seconds ago on, without positions. That nothing
-    comes is no error: numbers are final then, or old."""
+class OpenPanes:
+    """What engines tell of panes that are open, from some seconds ago on. Nothing depends on it: it is shown, and forgotten."""
 
     def __init__(self, cluster: Cluster, topic: str) -> None:
-        self.topic = topic
-        self._cluster = cluster
-        self._consumer: Any = None
-
-    def read(self) -> dict[str, list[bytes]]:
-        """By stream, what came since the last call."""
-        if self._consumer is None:
-            self._open()
-        found: dict[str, list[bytes]] = {}
-        for message in self._consumer.consume(FETCH, 0):
-            if message.error() is None:
-                found.setdefault((message.key() or b"").decode(errors="replace"), []).append(message.value() or b"")
-        return found
-
-    def _open(self) -> None:
         from confluent_kafka import OFFSET_END, Consumer, TopicPartition
 
         self._consumer = Consumer(
-            {**self._cluster.connection.settings(), "group.id": "citybrain-brain", "fetch.queue.backoff.ms": 10,
+            {**cluster.connection.settings(), "group.id": "citybrain-brain", "fetch.queue.backoff.ms": 10,
              "enable.auto.commit": False, "auto.offset.reset": "latest"}
         )  # fmt: skip
-        since = int(time.time() * 1000) - AHEAD_MS
-        asked = [TopicPartition(self.topic, n, since) for n in range(self._cluster.partitions(self.topic))]
-        at = self._cluster.asked(
-            lambda: self._consumer.offsets_for_times(asked, timeout=10), f"topic {self.topic!r} cannot be read"
+        since = TopicPartition(topic, 0, int(time.time() * 1000) - OPEN_MS)
+        at = cluster.asked(
+            lambda: self._consumer.offsets_for_times([since], timeout=10), f"topic {topic!r} cannot be read"
         )
-        self._consumer.assign(
-            [TopicPartition(p.topic, p.partition, p.offset if p.offset >= 0 else OFFSET_END) for p in at]
-        )
+        self._consumer.assign([TopicPartition(topic, 0, at[0].offset if at[0].offset >= 0 else OFFSET_END)])
+
+    def read(self) -> list[Mapping[str, Any]]:
+        """What has come since the last call; of very much only the newest is worth its time."""
+        found: list[bytes] = []
+        while messages := self._consumer.consume(FETCH, 0):
+            found += [message.value() or b"" for message in messages if message.error() is None]
+        records = []
+        for value in found[-HELD:]:
+            with contextlib.suppress(orjson.JSONDecodeError):
+                records.append(orjson.loads(value))
+        return [record for record in records if isinstance(record, dict)]
 
     def close(self) -> None:
-        if self._consumer is not None:
-            self._consumer.close()
-            self._consumer = None
+        self._consumer.close()
 
 
 class View:

@@ -8,12 +8,15 @@ in a file they are fields.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import polars as pl
 
 from pipelines.model import NEVER, PlaceRegistry, Stamped
 from pipelines.streams import Stream, Text
+
+OPEN_TOPIC: Final = {"cleanup.policy": "delete", "retention.ms": "600000", "segment.ms": "600000"}
+"""The settings of `open_topic`: nothing older is read."""
 
 
 def topic(city: str, stream: str) -> str:
@@ -26,9 +29,9 @@ def rows_topic(city: str) -> str:
     return f"rows.{city}"
 
 
-def ahead_topic(city: str) -> str:
-    """The topic of what engines have of panes that are open: for screens only, and kept for minutes."""
-    return f"ahead.{city}"
+def open_topic(city: str) -> str:
+    """The topic of what is grouped so far in panes that are open: for screens, nothing is lost with it (rules 15, 19)."""
+    return f"open.{city}"
 
 
 def dead_topic(city: str) -> str:
@@ -96,8 +99,12 @@ def decoded(records: Sequence[bytes], offsets: Sequence[int], stream: Stream) ->
 def stamped(frame: pl.DataFrame, stream: Stream, part: str, registry: PlaceRegistry) -> Stamped:
     """A run that was `decoded`, not empty, as ingest stamped it; its places get codes. Its ticks say only how far time is."""
     events = frame.filter(pl.col("t").is_not_null())
-    codes = pl.Series("place", [registry.code(place) for place in events[stream.place]], dtype=pl.UInt32)
-    coded = events.drop(stream.place).with_columns(codes)
+    places = events[stream.place]
+    known = places.unique(maintain_order=True)
+    codes = pl.Series([registry.code(place) for place in known], dtype=pl.UInt32)
+    coded = events.drop(stream.place).with_columns(
+        places.replace_strict(known, codes, return_dtype=pl.UInt32).alias("place")
+    )
     columns = ["off", "t", "wm", "late", "id", "place", *(column.name for column in stream.columns)]
     last_wm = int(frame["wm"].max())  # type: ignore[arg-type]
     return Stamped(stream.name, part, coded.select(columns), int(frame["off"][0]), last_wm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +12,6 @@ import orjson
 import polars as pl
 
 from pipelines import canonical
-from pipelines.engines.row_records import named_rows
 from pipelines.ingest import COUNTERS, bounded
 from pipelines.model import NEVER, DeadLetter, Decoded, Parts, PlaceRegistry, Rows, Source, Stamped, prefixed, under
 from pipelines.rollup import Rollup
@@ -154,14 +154,17 @@ class RemoteStream(InRun):
             self.watermark = max(self.watermark, min(one.watermark for one in taken))
         return taken
 
-    def foretold(self, runs: Sequence[bytes]) -> None:
-        """Takes what an engine has of open panes, lines of rows. What is none of this catalogue is told when it is final."""
-        try:
-            for name, rows in named_rows(runs, self.rollups).items():
-                if len(rows):
-                    self.collected[name].foretell(rows)
-        except WRONG:
-            self.set_aside["open panes that cannot be read"] += 1
+    def show(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Rows of panes that are open where they are grouped, for screens: what cannot be used is passed over, for the rows
+        that count name it."""
+        of: dict[str, list[Mapping[str, Any]]] = {}
+        for record in records:
+            collected = self.collected.get(str(record.get("rollup")))
+            if collected is not None and record.get("frame") == collected.rollup.frame_hash:
+                of.setdefault(collected.rollup.name, []).append(record)
+        for name, rows in of.items():
+            with contextlib.suppress(*WRONG):
+                self.collected[name].show(rows)
 
     def open_panes(self) -> list[Rows]:
         return [collected.open_panes() for collected in self.collected.values()]

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from pipelines.engines.row_records import coded
 from pipelines.model import NEVER, NO_MANIFESTS, Decoded, Parts, PlaceRegistry, Rows, Source, numbered
 from pipelines.rollup import Rollup
 
@@ -114,9 +113,10 @@ class Collected:
         self.open = self.no_rows
         self._came: list[pl.DataFrame] = []
         self._late: list[pl.DataFrame] = []
-        self._ahead = self.no_rows
         self.manifests: dict[int, int] = {}
         self.late = SeenLate()
+        self.shown = self.no_rows
+        """What an engine has in panes that are open there: no part of what is handed over, saved or judged."""
 
     def add(self, records: Iterable[Mapping[str, Any]]) -> int:
         """Takes rows and manifests in; returns the largest event time of the rows. TypeError, ValueError or a Polars error
@@ -128,13 +128,10 @@ class Collected:
                 if start + self.rollup.pane_ms > self.closed:
                     self.manifests[start] = max(n, self.manifests.get(start, 0))
             else:
-                rows.append([record.get(name) for name in self._schema])
+                rows.append(record)
         if not rows:
             return NEVER
-        frame = pl.DataFrame(rows, schema=self._schema, orient="row")
-        if frame.select(*self.keys, "n", "as_of", "late", "part", "off").null_count().sum_horizontal()[0]:
-            raise ValueError("a row without its key")
-        frame = coded(frame, self._registry)
+        frame = self._frame(rows)
         for (part,), late in frame.filter("late").group_by("part", maintain_order=True):
             new = self.late.add(str(part), late["off"].to_numpy())
             self._late.append(late.filter(pl.Series(new)))
@@ -143,10 +140,26 @@ class Collected:
             self._came.append(on_time)
         return int(frame["as_of"].max())  # type: ignore[arg-type]
 
+    def _frame(self, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+        frame = pl.DataFrame([[row.get(name) for name in self._schema] for row in rows], self._schema, orient="row")
+        if frame.select(*self.keys, "n", "as_of", "late", "part", "off").null_count().sum_horizontal()[0]:
+            raise ValueError("a row without its key")
+        codes = [self._registry.code(place) for place in frame["place"]]
+        return frame.with_columns(pl.Series("place", codes, dtype=pl.UInt32))
+
+    def show(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Rows of open panes as they are so far; raises as `add` does."""
+        self.shown = self._most([self.shown, self._frame(rows)])
+
+    def _most(self, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+        """Of rows with one key the one with more events (rule 16)."""
+        rows = pl.concat(frames).sort("n", descending=True, maintain_order=True)
+        return rows.unique(self.keys, keep="first", maintain_order=True)
+
     def merged(self) -> pl.DataFrame:
         """The rows of open panes, of two with one key the one with more events (rule 16)."""
         if self._came:
-            self.open, self._came = self._newest([self.open, *self._came]), []
+            self.open, self._came = self._most([self.open, *self._came]), []
         return self.open
 
     def take(self) -> Rows:
@@ -169,21 +182,10 @@ class Collected:
             self.open = rows.filter(~closing)
         return Rows(self.rollup.name, pl.concat(out) if out else self.no_rows, manifests, self.closed)
 
-    def foretell(self, rows: pl.DataFrame) -> None:
-        """What an engine has of open panes, with the names of the places; in no checkpoint, for `open_panes` only."""
-        self._ahead = self._newest([self._ahead, coded(rows, self._registry)])
-
     def open_panes(self) -> Rows:
-        rows = self.merged()
-        if len(self._ahead):
-            self._ahead = self._newest([self._ahead])
-            rows = self._newest([rows, self._ahead])
+        self.shown = self.shown.filter(pl.col("pane_start") + self.rollup.pane_ms > self.closed)
+        rows = self._most([self.merged(), self.shown]) if len(self.shown) else self.merged()
         return Rows(self.rollup.name, rows, NO_MANIFESTS, self.closed)
-
-    def _newest(self, frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
-        """Of panes that are open; of two rows with one key the one with more events (rule 16)."""
-        rows = pl.concat(frames).filter(pl.col("pane_start") + self.rollup.pane_ms > self.closed)
-        return rows.sort("n", descending=True, maintain_order=True).unique(self.keys, keep="first", maintain_order=True)
 
     def saved(self) -> dict[str, Any]:
         assert not self._late, "rows that were not taken yet would be lost"

@@ -29,8 +29,6 @@ FENCED: Final = frozenset(
 )  # fmt: skip
 LASTING: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG, *FORBIDDEN})
 """What the cluster would say of the same batch again."""
-AHEAD_KEPT: Final = {"retention.ms": "600000", "segment.ms": "600000"}
-"""Settings of the topic of open panes, which is read from some seconds ago on."""
 COMPACTED: Final = {
     "cleanup.policy": "compact", "segment.bytes": str(32 << 20), "segment.ms": "600000", "min.cleanable.dirty.ratio": "0.2",
 }  # fmt: skip

@@ -6,6 +6,7 @@ rows before it are in the topic; panes that are told again have been handed over
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from typing import Final
 import polars as pl
 
 from pipelines import canonical
-from pipelines.canonical import ahead_topic, rows_topic
+from pipelines.canonical import open_topic, rows_topic
 from pipelines.engines.polars_engine import PolarsEngine
 from pipelines.engines.row_records import manifest_records, row_records
 from pipelines.kafka_client import Cluster, Connection, Stopped
@@ -29,12 +30,10 @@ FETCH: Final = 50_000
 COMMIT_S: Final = 1.0
 LOOK_S: Final = 5.0
 """How often it looks for new partitions."""
-AHEAD_S: Final = 0.2
-"""How often it tells what it has of open panes."""
+OPEN_S: Final = 0.25
+"""How often it tells what is new in open panes, while it is not behind."""
 WHOLE_S: Final = 10.0
-"""How often it tells all of it, for a brain that has just started."""
-RUN: Final = 2_000
-"""Rows of open panes in one record: some hundred kilobytes."""
+"""How often it tells all of them, for a brain that was not there before."""
 
 
 @dataclass(slots=True)
@@ -59,8 +58,9 @@ class StreamJob:
         self.registry = PlaceRegistry()
         self.engine = PolarsEngine(rollups, ())
         self.logs: dict[int, Log] = {}
-        self._told: dict[str, pl.DataFrame] = {}
         self._pane = max(rollup.pane_ms for rollup in rollups)
+        self._told: dict[str, pl.DataFrame] = {}
+        """By rollup the keys and events of the open panes when they were told last."""
 
     def join(self, number: int) -> Log:
         log = self.logs[number] = Log(self.topic, number)
@@ -83,24 +83,28 @@ class StreamJob:
 
     def records(self) -> list[bytes]:
         """What became final: rows, then manifests."""
-        names, out = pl.Series(self.registry.ids, dtype=pl.String), []
+        out = []
         for rollup, taken in zip(self.rollups, self.engine.take(), strict=True):
-            if len(taken.rows):
-                named = taken.rows.with_columns(names.gather(taken.rows["place"]).alias("place"))
-                out += row_records(rollup, named)
+            out += self._named(rollup, taken.rows)
             out += manifest_records(rollup, taken.manifests.iter_rows())
         return out
 
-    def ahead(self, whole: bool) -> list[bytes]:
-        """What there is of open panes, in runs of rows: all, or what changed since the last call."""
-        names, out = pl.Series(self.registry.ids, dtype=pl.String), []
-        for rollup, panes in zip(self.rollups, self.engine.open_panes(), strict=True):
-            keys = ["place", "pane_start", *(["bucket"] if rollup.histogram else []), "n"]
-            told, self._told[rollup.name] = self._told.get(rollup.name), panes.rows.select(keys)
-            rows = panes.rows if whole or told is None else panes.rows.join(told, on=keys, how="anti")
-            records = row_records(rollup, rows.with_columns(names.gather(rows["place"]).alias("place")))
-            out += [b"\n".join(records[n : n + RUN]) for n in range(0, len(records), RUN)]
+    def open_records(self, whole: bool) -> list[bytes]:
+        """The rows of open panes, so far as they have other events than when they were told last (rule 15)."""
+        out = []
+        for rollup, taken in zip(self.rollups, self.engine.open_panes(), strict=True):
+            rows, keys = taken.rows, ["place", "pane_start", *(["bucket"] if rollup.histogram else []), "n"]
+            before, self._told[rollup.name] = self._told.get(rollup.name), rows.select(keys)
+            if before is not None and not whole:
+                rows = rows.join(before, on=keys, how="anti")
+            out += self._named(rollup, rows)
         return out
+
+    def _named(self, rollup: Rollup, rows: pl.DataFrame) -> list[bytes]:
+        if rows.is_empty():
+            return []
+        names = pl.Series(self.registry.ids, dtype=pl.String)
+        return row_records(rollup, rows.with_columns(names.gather(rows["place"]).alias("place")))
 
     def positions(self) -> list[tuple[Log, int]]:
         """Of each partition the offset from which it may be read again."""
@@ -128,7 +132,10 @@ def run(city: str, rollups: Sequence[Rollup], options: KafkaOptions, stop: threa
     producer = Producer(
         {**connection.settings(), "linger.ms": 5, "enable.idempotence": True, "queue.buffering.max.messages": 1_000_000}
     )
-    written, looked, committed, told, told_all = 0, -LOOK_S, time.monotonic(), 0.0, 0.0
+    # Of its own, so that what nobody depends on holds nothing up: it is dropped where the cluster does not take it.
+    telling = Producer({**connection.settings(), "linger.ms": 5, "message.timeout.ms": 2000})
+    written, looked, committed = 0, -LOOK_S, time.monotonic()
+    shown = whole = -WHOLE_S
 
     def joined() -> None:
         """Partitions that were made since begin where the group left them."""
@@ -162,8 +169,8 @@ def run(city: str, rollups: Sequence[Rollup], options: KafkaOptions, stop: threa
                 joined()
                 looked = time.monotonic()
             runs: dict[tuple[str, int], tuple[list[bytes], list[int]]] = {}
-            came = consumer.consume(FETCH, 0.05)
-            for message in came:
+            messages = consumer.consume(FETCH, 0.05)
+            for message in messages:
                 if message.error() is None:
                     records, offsets = runs.setdefault((message.topic(), message.partition()), ([], []))
                     records.append(message.value())
@@ -176,14 +183,15 @@ def run(city: str, rollups: Sequence[Rollup], options: KafkaOptions, stop: threa
                 written += 1
                 if not written % 10_000:
                     producer.poll(0)
+            now = time.monotonic()
+            if len(messages) < FETCH and now - shown > OPEN_S:
+                due, shown = now - whole > WHOLE_S, now
+                whole = now if due else whole
+                with contextlib.suppress(BufferError):
+                    for record in (record for job in jobs.values() for record in job.open_records(due)):
+                        telling.produce(open_topic(city), record, partition=0)
+                telling.poll(0)
             producer.poll(0)
-            # While it catches up nobody waits for what is open.
-            if len(came) < FETCH and (now := time.monotonic()) - told > AHEAD_S:
-                told, whole = now, now - told_all > WHOLE_S
-                told_all = now if whole else told_all
-                for job in jobs.values():
-                    for record in job.ahead(whole):
-                        producer.produce(ahead_topic(city), record, job.stream.name)
             if time.monotonic() - committed > COMMIT_S:
                 kept()
                 committed = time.monotonic()

@@ -38,27 +38,18 @@ def manifest_records(rollup: Rollup, manifests: Iterable[tuple[int, int]]) -> li
     return [orjson.dumps({**own, "pane_start": start, "n": n}) for start, n in manifests]
 
 
-def named_rows(records: Iterable[bytes], rollups: Sequence[Rollup]) -> dict[str, pl.DataFrame]:
-    """By rollup the rows among runs of records (lines), as `Rows` has them, but with the names of their places. A Polars
-    error where one is no object."""
+def rows_of(records: Iterable[bytes], rollups: Sequence[Rollup], registry: PlaceRegistry) -> dict[str, pl.DataFrame]:
+    """By rollup the rows among runs of records (lines), as `Rows` has them. `registry` knows their places already."""
     schema = NAMED_MANIFESTS | {c: OTHERS.get(c, pl.Int64) for rollup in rollups for c in row_columns(rollup)}
     frames = [pl.DataFrame(schema=schema), *(pl.read_ndjson(run, schema=schema) for run in records if run)]
     rows = pl.concat(frames).filter(pl.col("manifest").is_null())
+    codes = pl.col("place").replace_strict(registry.known, return_dtype=pl.UInt32)
     return {
-        rollup.name: rows.filter(rollup=rollup.name, frame=rollup.frame_hash).select(row_columns(rollup))
+        rollup.name: rows.filter(rollup=rollup.name, frame=rollup.frame_hash)
+        .select(row_columns(rollup))
+        .with_columns(codes if registry.known else pl.col("place").cast(pl.UInt32))
         for rollup in rollups
     }
-
-
-def coded(rows: pl.DataFrame, registry: PlaceRegistry) -> pl.DataFrame:
-    """Rows with the codes of their places, which are given to those that have none."""
-    codes = [registry.code(place) for place in rows["place"]]
-    return rows.with_columns(pl.Series("place", codes, dtype=pl.UInt32))
-
-
-def rows_of(records: Iterable[bytes], rollups: Sequence[Rollup], registry: PlaceRegistry) -> dict[str, pl.DataFrame]:
-    """By rollup the rows among runs of records (lines), as `Rows` has them."""
-    return {name: coded(rows, registry) for name, rows in named_rows(records, rollups).items()}
 
 
 def manifests_of(records: Iterable[bytes]) -> pl.DataFrame:

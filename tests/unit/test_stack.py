@@ -74,7 +74,8 @@ def test_process_that_is_never_ready(tmp_path: Path, command: list[str], why: st
 def test_topics_of_a_city() -> None:
     made = topics("c", ["link", "air"], 3)
     assert [(t.name, t.partitions) for t in made] == [
-        ("events.c.link", 3), ("events.c.air", 3), ("rows.c", 1), ("dead.c", 1), ("control.c", 1), ("state.c", 8),
+        ("events.c.link", 3), ("events.c.air", 3), ("rows.c", 1), ("open.c", 1), ("dead.c", 1), ("control.c", 1),
+        ("state.c", 8),
     ]  # fmt: skip
     assert made[-1].config == {"cleanup.policy": "compact"}
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipelines.canonical import control_topic, dead_topic, rows_topic, topic
+from pipelines.canonical import OPEN_TOPIC, control_topic, dead_topic, open_topic, rows_topic, topic
 from pipelines.state_records import topic as state_topic
 
 DAYS: Final = 86_400_000
@@ -29,6 +29,7 @@ def topics(city: str, streams: Iterable[str], partitions: int = 1) -> list[Topic
     return [
         *(Topic(topic(city, stream), partitions, kept(7)) for stream in streams),
         Topic(rows_topic(city), 1, kept(7)),
+        Topic(open_topic(city), 1, OPEN_TOPIC),
         Topic(dead_topic(city), 1, kept(30)),
         Topic(control_topic(city), 1, kept(7)),
         Topic(state_topic(city), STATE_PARTITIONS, {"cleanup.policy": "compact"}),
