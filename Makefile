@@ -7,8 +7,11 @@ BIN := $(VENV)/bin
 # Flink and Beam want older versions of some packages; jobs and their tests have an environment of their own.
 ENGINES := .venv-engines
 
+# What the page is made of is built from TypeScript, once and when a source changes.
+SCREEN := dashboards/web/.sources
+
 .PHONY: run stack test test-server check fix bench oracle crash clean
-run: $(VENV)/.ready
+run: $(VENV)/.ready $(SCREEN)
 	@exec $(BIN)/citybrain up
 
 # Kafka, Flink with the job of the demo city, mosquitto where it is installed: all on loopback, until Ctrl-C.
@@ -16,7 +19,8 @@ stack: $(ENGINES)/.ready
 	@exec $(ENGINES)/bin/python -m tools.stack
 
 # Three at a time: a third of the tests wait for processes that they started.
-test: $(VENV)/.ready $(ENGINES)/.ready
+test: $(VENV)/.ready $(ENGINES)/.ready $(SCREEN)
+	@$(BIN)/python -m tools.browser
 	$(BIN)/python -m pytest -n 3 --dist worksteal -m 'not crash and not oracle'
 	$(ENGINES)/bin/python -m pytest -m 'not crash' tests/engines
 
@@ -26,7 +30,7 @@ test-server: $(VENV)/.ready
 	@test -n "$$CITYBRAIN_SERVER" || { echo "name a server: make test-server URL=https://user:password@host:8443/database" >&2; exit 2; }
 	@$(BIN)/python -m pytest tests/contract
 
-check: $(VENV)/.ready
+check: $(VENV)/.ready $(SCREEN)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -69,5 +73,9 @@ $(ENGINES)/.ready: pyproject.toml constraints-engines.txt
 	@$(ENGINES)/bin/python -m tools.compile_ahead
 	@touch $@
 
+$(SCREEN): $(VENV)/.ready $(shell find dashboards/screen -name node_modules -prune -o -type f -print)
+	@$(BIN)/python -m tools.screen
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(ENGINES) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf dashboards/web dashboards/screen/node_modules $(VENV) $(ENGINES) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
