@@ -6,6 +6,7 @@ import json
 import math
 import random
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -56,7 +57,7 @@ def outlines() -> str:
     for j, row in enumerate(PLACES):
         for i, name in enumerate(row):
             around = ((i, j), (i + 1, j), (i + 1, j + 1), (i, j + 1), (i, j))
-            ring = [point for a, b in zip(around, around[1:], strict=False) for point in edge(a, b)]
+            ring = [point for a, b in pairwise(around) for point in edge(a, b)]
             ring = [*ring, ring[0]]
             degrees = [
                 [round(WEST_EAST + x * HALF, 4), round(NORTH_SOUTH - y * HALF * flat, 4)] for x, y in reversed(ring)

@@ -55,10 +55,8 @@ def test_a_panel_that_cannot_be_drawn_is_refused(changes: dict[str, Any], said: 
 
 
 def test_a_panel_is_one_entry() -> None:
-    more = replace(
-        OVERVIEW,
-        panels=(*OVERVIEW.panels[:-1], Panel("overview.new", "ranking", "新", "New", (13, 10, 6, 2), ("http.p95",))),
-    )
+    new = Panel("overview.new", "ranking", "新", "New", (13, 10, 6, 2), ("http.p95",))
+    more = replace(OVERVIEW, panels=(*OVERVIEW.panels[:-1], new))
     assert described(KNOWN, [more])[0]["panels"][-1]["id"] == "overview.new"
 
 
@@ -124,11 +122,8 @@ def written(folder: Path, *features: object) -> Path:
 
 def test_outlines_are_read(tmp_path: Path) -> None:
     assert read_map(tmp_path / "districts.geojson", ["a"]) == ""
-    foreign = {
-        "type": "Feature",
-        "properties": {"id": "b", "note": "x"},
-        "geometry": {"type": "MultiPolygon", "coordinates": [SQUARE]},
-    }
+    foreign = {**feature("b", [SQUARE], "MultiPolygon"), "properties": {"id": "b", "note": "x"}}
+    del foreign["id"]
     found = json.loads(read_map(written(tmp_path, feature("a"), foreign), ["a", "b"]))
     assert [(f["id"], f["properties"], f["geometry"]["type"]) for f in found["features"]] == [
         ("a", {"name": "a"}, "Polygon"), ("b", {"name": "b"}, "MultiPolygon"),
