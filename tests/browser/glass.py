@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -25,6 +26,8 @@ CITY: Final = city_of("demo")
 INDICATORS: Final = {i.id: i for i in catalogue.for_city(CITY)}
 SHOWN: Final = tuple(dict.fromkeys(name for s in SCREENS for p in s.panels for name in p.indicators))
 MINUTE_MS: Final = 60_000
+SLACK: Final = 4 if os.environ.get("CI") else 1
+"""How much longer things may take where other tests run at the same time."""
 
 
 def now() -> int:
@@ -99,7 +102,7 @@ def opened(page: Page, glass: Glass, **asked: str) -> None:
 
 def until(page: Page, what: Callable[[], bool], longest_s: float) -> float:
     """Seconds until it holds; AssertionError when it does not in time."""
-    began = time.monotonic()
+    began, longest_s = time.monotonic(), longest_s * SLACK
     while not what():
         assert time.monotonic() - began < longest_s, f"not within {longest_s} s"
         page.wait_for_timeout(20)
