@@ -10,8 +10,11 @@ ENGINES := .venv-engines
 PEERS := .venv-peers
 PEER_NAMES := spark pathway bytewax
 
+# What the page is made of is built from TypeScript, once and when a source changes.
+SCREEN := dashboards/web/.sources
+
 .PHONY: run stack test test-server check fix bench peers oracle crash clean
-run: $(VENV)/.ready
+run: $(VENV)/.ready $(SCREEN)
 	@exec $(BIN)/citybrain up
 
 # Kafka, Flink with the job of the demo city, mosquitto where it is installed: all on loopback, until Ctrl-C.
@@ -19,7 +22,8 @@ stack: $(ENGINES)/.ready
 	@exec $(ENGINES)/bin/python -m tools.stack
 
 # Three at a time: a third of the tests wait for processes that they started.
-test: $(VENV)/.ready $(ENGINES)/.ready
+test: $(VENV)/.ready $(ENGINES)/.ready $(SCREEN)
+	@$(BIN)/python -m tools.browser
 	$(BIN)/python -m pytest -n 3 --dist worksteal -m 'not crash and not oracle'
 	$(ENGINES)/bin/python -m pytest -m 'not crash' tests/engines
 
@@ -29,7 +33,7 @@ test-server: $(VENV)/.ready
 	@test -n "$$CITYBRAIN_SERVER" || { echo "name a server: make test-server URL=https://user:password@host:8443/database" >&2; exit 2; }
 	@$(BIN)/python -m pytest tests/contract
 
-check: $(VENV)/.ready
+check: $(VENV)/.ready $(SCREEN)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -82,5 +86,10 @@ $(PEERS)/%/.ready: benchmarks/peers/requirements-%.txt
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
+$(SCREEN): $(VENV)/.ready $(shell find dashboards/screen -name node_modules -prune -o -type f -print)
+	@$(BIN)/python -m tools.screen
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(ENGINES) $(PEERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf dashboards/web dashboards/screen/node_modules $(VENV) $(ENGINES) $(PEERS) .pytest_cache .mypy_cache .ruff_cache \
+		.hypothesis dist

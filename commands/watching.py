@@ -13,8 +13,10 @@ from connectors.http_push import Push
 from dashboards.alerts import ENDED, KEEP
 from dashboards.board import Board
 from dashboards.metrics import Metrics
+from dashboards.panels import charted
 from dashboards.pulse import Pulse, Stalled
 from dashboards.run_metrics import Watched
+from dashboards.series import KEPT_MS, MOST
 from pipelines.delivery import Durable, Run
 from pipelines.readings import NO_READINGS
 from sinks.clickhouse import ClickHouseSink
@@ -88,6 +90,16 @@ class Before:
         self._closed.set()
         self._thread.join()
 
+    def _lines(self) -> pl.DataFrame:
+        """The day before now, of the indicators that screens draw."""
+        return self._sink.newest_readings(
+            indicator=sorted(charted()),
+            place_kind="city",
+            from_ms=self._now - KEPT_MS,
+            until_ms=self._now + 1,
+            last=MOST,
+        ).cast(NO_READINGS.schema)
+
     def _show(self) -> None:
         warned = False
         while not self._closed.is_set():
@@ -95,6 +107,7 @@ class Before:
                 ended = self._sink.episodes(state=ENDED, until_ms=self._now + 1, last=KEEP)
                 self._board.remember(ended.filter(pl.col("ended_at").fill_null(self._now) <= self._now))
                 stored = self._sink.latest_cells()
+                self._board.draw(self._lines())
             except StoreError as error:
                 text = f"what earlier runs stored cannot be shown: {error}"
                 if "ended" in self._board.unread:

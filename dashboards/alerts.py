@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
 import polars as pl
@@ -102,9 +102,16 @@ class AlertBook:
 
     def __init__(self, keep: int = KEEP) -> None:
         self._keep = keep
+        self.district: Callable[[str, str], str | None] = lambda indicator, site: None
+        """The district that a site of an indicator's stream lies in."""
         self._episodes: OrderedDict[str, Entry] = OrderedDict()
         self.counted: Counter[str] = Counter()
         """Transitions seen, by the state they lead to."""
+
+    def placed(self, entry: Entry) -> Entry:
+        """With the district that a site lies in."""
+        site = entry["place_kind"] not in ("city", "district")
+        return entry | {"district": self.district(entry["indicator"], entry["place"]) if site else None}
 
     def update(self, transitions: Iterable[Change], episodes: pl.DataFrame) -> tuple[list[Entry], list[Entry]]:
         """(episodes that changed, transitions that are published), as JSON carries them.
@@ -112,7 +119,7 @@ class AlertBook:
         `episodes` (EPISODES_SCHEMA) holds every open episode; ended ones may be among them. An episode that is not
         there is what its last transition says.
         """
-        given = {row["episode_id"]: episode_entry(row) for row in episodes.iter_rows(named=True)}
+        given = {row["episode_id"]: self.placed(episode_entry(row)) for row in episodes.iter_rows(named=True)}
         changed = {identity: entry for identity, entry in given.items() if self._episodes.get(identity) != entry}
         shown = []
         for change in transitions:
@@ -122,7 +129,7 @@ class AlertBook:
             self.counted[change.to_state] += 1
             if change.episode_id not in given:
                 known = changed.get(change.episode_id) or self._episodes.get(change.episode_id)
-                changed[change.episode_id] = _after(known, change, entry)
+                changed[change.episode_id] = self.placed(_after(known, change, entry))
         for identity, entry in changed.items():
             self._episodes[identity] = entry
             self._episodes.move_to_end(identity)
@@ -137,7 +144,7 @@ class AlertBook:
         for row in ended.sort("revision", descending=True).iter_rows(named=True):
             known = self._episodes.get(row["episode_id"])
             if known is None or known["revision"] is None:
-                self._episodes[row["episode_id"]] = episode_entry(row)
+                self._episodes[row["episode_id"]] = self.placed(episode_entry(row))
             if known is None:
                 self._episodes.move_to_end(row["episode_id"], last=False)
         self._forget()
@@ -155,6 +162,15 @@ class AlertBook:
     def recent(self) -> list[Entry]:
         """Open and ended episodes, the newest first."""
         return sorted(self._episodes.values(), key=age, reverse=True)
+
+    def begun(self, since: int) -> list[list[str | None]]:
+        """`[id, started_at, level, state]` of the episodes that began since (UTC ms), retracted ones aside."""
+        first = iso(since) or ""
+        return [
+            [e["episode_id"], e["started_at"], e["level"], e["state"]]
+            for e in self._episodes.values()
+            if (e["started_at"] or "") >= first and e["state"] != "retracted"
+        ]
 
     def find(self, episode_id: str) -> Entry | None:
         """None when it is not (or no longer) here."""

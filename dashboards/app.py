@@ -6,7 +6,9 @@ error is an RFC 9457 problem.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import Annotated
 
 from fastapi import APIRouter, FastAPI, Header
@@ -24,6 +26,7 @@ from dashboards.routes.indicators import add_indicators
 from dashboards.routes.live import add_live, add_run
 from pipelines.city import City
 from pipelines.indicator import Indicator
+from pipelines.problem import Problem
 
 Routers = Sequence[APIRouter]
 """Routes that others add to the application."""
@@ -55,8 +58,11 @@ def create_app(
     board.build = shown_page.build
     described = catalogue(indicators, city)
     definitions = {entry["id"]: entry for entry in described["indicators"]}
-    board.describe(described)
+    streams = {i.id: i.stream.name for i in indicators if i.stream is not None}
+    homes = {(site.stream, site.id): site.district for site in city.sites}
+    board.describe(described, lambda indicator, site: homes.get((streams.get(indicator, ""), site)))
     _add_page(app, shown_page)
+    _add_map(app, city.outlines.encode())
     store = Store(reader)
     add_indicators(app, board, definitions, store)
     add_alerts(app, board, store)
@@ -69,19 +75,34 @@ def create_app(
     return app
 
 
+def _add_map(app: FastAPI, outlines: bytes) -> None:
+    etag = f'"{hashlib.sha256(outlines).hexdigest()[:16]}"'
+
+    @app.get("/api/v1/map")
+    async def map_(if_none_match: Annotated[str | None, Header()] = None) -> Response:
+        """The outlines of the districts as GeoJSON (RFC 7946); 404 where the city pack has none."""
+        if not outlines:
+            raise Problem(404, "this city pack has no districts.geojson")
+        headers = {"ETag": etag, "Cache-Control": "no-cache"}
+        if matches(if_none_match, etag):
+            return Response(None, 304, headers)
+        return Response(outlines, headers=headers, media_type="application/geo+json")
+
+
 def _add_page(app: FastAPI, page: Page) -> None:
     etag = f'"{page.build}"'
 
     def route(path: str, name: str) -> None:
         @app.get(path, include_in_schema=False)
         async def file(if_none_match: Annotated[str | None, Header()] = None) -> Response:
-            headers = {"ETag": etag, "Cache-Control": "no-cache"}
+            # The names of assets have the hash of their content.
+            kept = "public, max-age=31536000, immutable" if name.startswith("assets/") else "no-cache"
+            headers = {"ETag": etag, "Cache-Control": kept}
             if matches(if_none_match, etag):
                 return Response(None, 304, headers)
-            return Response(page.files[name], headers=headers, media_type=TYPES[name])
+            return Response(page.files[name], headers=headers, media_type=TYPES[PurePosixPath(name).suffix])
 
-    route("/", "index.html")
-    route("/favicon.ico", "icon.svg")
-    for name in TYPES:
-        if name != "index.html":
-            route(f"/{name}", name)
+    for name in page.files:
+        route("/" if name == "index.html" else f"/{name}", name)
+    if "icon.svg" in page.files:
+        route("/favicon.ico", "icon.svg")

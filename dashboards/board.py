@@ -11,8 +11,10 @@ import orjson
 import polars as pl
 
 from dashboards.alerts import AlertBook, Change
+from dashboards.panels import charted
 from dashboards.pulse import Pulse, Stalled
 from dashboards.ring import Ring
+from dashboards.series import KEPT_MS, Series
 from dashboards.tiles import Key, Sites, Tile, iso, newest, rows, tile
 from pipelines.model import EPISODES_SCHEMA, READINGS_SCHEMA
 
@@ -77,6 +79,7 @@ class Board:
         self._provisional: dict[Key, Tile] = {}
         self._ahead: dict[Key, int] = {}
         self._sites = Sites()
+        self._series = Series(charted())
         self._alerts = AlertBook()
         self._health: dict[str, StreamHealth] = {}
         self._advances: dict[str, Advance] = {}
@@ -85,9 +88,11 @@ class Board:
         self._cached: tuple[int, bytes] | None = None
         self._first_reading = False
 
-    def describe(self, catalogue: Mapping[str, Any]) -> None:
-        """Sets what snapshots say about city, domains and indicators (`dashboards.catalogue`)."""
+    def describe(self, catalogue: Mapping[str, Any], district: Callable[[str, str], str | None] | None = None) -> None:
+        """Sets what snapshots say about city, domains and indicators (`dashboards.catalogue`), and which district a site
+        of an indicator lies in."""
         with self._lock:
+            self._alerts.district = district or self._alerts.district
             self._catalogue = orjson.Fragment(orjson.dumps(catalogue))
             self._cached = None
 
@@ -114,6 +119,7 @@ class Board:
         on_screen = pl.col("place_kind").is_in(SCREEN_KINDS)
         self._sites.add(finals.filter(~on_screen), None if provisional is None else provisional.filter(~on_screen))
         with self._lock:
+            points = self._series.add(finals)
             changed = self._take_finals(newest(finals.filter(on_screen)))
             ahead, gone = self._take_provisional(None if provisional is None else newest(provisional.filter(on_screen)))
             self._take_health(health, now_ms)
@@ -123,6 +129,7 @@ class Board:
                 "readings": changed + ahead,
                 "gone": gone,
                 "streams": self._streams(),
+                "series": points,
             }
             self.ring.publish("delta", orjson.dumps(delta))
             episodes, shown = self._alerts.update(transitions, episodes_now)
@@ -130,9 +137,16 @@ class Board:
                 alert = {**self._frame(now_ms), "episodes": episodes, "transitions": shown}
                 self.ring.publish("alert", orjson.dumps(alert))
 
-    def remember(self, ended: pl.DataFrame) -> None:
-        """Ended episodes (EPISODES_SCHEMA) of earlier runs; no client is told, for none shows them."""
+    def draw(self, stored: pl.DataFrame) -> None:
+        """Readings (READINGS_SCHEMA) of earlier runs, for lines; clients get them with their next snapshot."""
         with self._lock:
+            self._series.add(_checked("stored", stored, READINGS_SCHEMA))
+            self._cached = None
+
+    def remember(self, ended: pl.DataFrame) -> None:
+        """Ended episodes (EPISODES_SCHEMA) of earlier runs; clients get them with their next snapshot."""
+        with self._lock:
+            self._cached = None
             self._alerts.remember(ended)
             self.unread.pop("ended", None)
 
@@ -250,7 +264,9 @@ class Board:
                 "catalogue": self._catalogue,
                 "readings": [*self._final.values(), *self._provisional.values()],
                 "alerts": self._alerts.open(),
+                "begun": self._alerts.begun(self.clock() - KEPT_MS),
                 "streams": self._streams(),
+                "series": dict(self._series.items()),
             }
         encoded = orjson.dumps(body)
         with self._lock:
@@ -292,6 +308,9 @@ class Board:
     def alert(self, episode_id: str) -> dict[str, Any] | None:
         with self._lock:
             return self._alerts.find(episode_id)
+
+    def placed(self, entry: dict[str, Any]) -> dict[str, Any]:
+        return self._alerts.placed(entry)
 
     def transitions_counted(self) -> dict[str, int]:
         with self._lock:

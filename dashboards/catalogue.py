@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from dashboards.panels import described
 from pipelines.catalogue.graph import levels
 from pipelines.city import City
 from pipelines.indicator import Indicator
@@ -70,8 +71,10 @@ def catalogue(indicators: Iterable[Indicator], city: City) -> dict[str, Any]:
             "zh": city.zh,
             "en": city.en,
             "zone": city.zone,
+            "outlined": bool(city.outlines),
             "districts": [{"id": d.id, "zh": d.zh, "en": d.en} for d in city.districts],
         },
         "domains": [{"id": name, "zh": zh, "en": en} for name, (zh, en) in DOMAINS.items()],
         "indicators": [definition(i, city, known) for i in known.values()],
+        "screens": described(known),
     }

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import PurePosixPath
 from typing import Final
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 TYPES: Final[Mapping[str, str]] = {
-    "index.html": "text/html; charset=utf-8",
-    "page.js": "text/javascript; charset=utf-8",
-    "page.css": "text/css; charset=utf-8",
-    "icon.svg": "image/svg+xml",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
 }
+"""By the end of the name: what the screen may be made of."""
+UNBUILT: Final = b"""<!doctype html><html lang="en"><meta charset="utf-8"><title>citybrain</title>
+<p>The screen is not built; <code>make run</code> or <code>python -m tools.screen</code> builds it. The same numbers:
+<a href="/api/v1/snapshot">/api/v1/snapshot</a></p></html>
+"""
 SECURITY: Final[Mapping[str, str]] = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -33,12 +40,23 @@ class Page:
 
 
 def read_page() -> Page:
-    folder = resources.files("dashboards") / "web"
-    files = {name: (folder / name).read_bytes() for name in TYPES}
+    """What was built (`tools.screen`); a page that says so where nothing was."""
+    files = dict(sorted(_files(resources.files("dashboards") / "web")))
+    if "index.html" not in files:
+        files = {"index.html": UNBUILT}
     digest = hashlib.sha256()
     for name, content in files.items():
         digest.update(name.encode() + b"\0" + content + b"\0")
     return Page(files, digest.hexdigest()[:12])
+
+
+def _files(folder: Traversable, before: str = "") -> Iterator[tuple[str, bytes]]:
+    if folder.is_dir():
+        for entry in folder.iterdir():
+            if entry.is_dir():
+                yield from _files(entry, f"{before}{entry.name}/")
+            elif PurePosixPath(entry.name).suffix in TYPES:
+                yield before + entry.name, entry.read_bytes()
 
 
 class Head:

@@ -1,8 +1,8 @@
 """A city pack: what differs from city to city and is therefore configuration, read once into frozen data.
 
 `cities/<name>/city.toml` (name, zone, districts, weights, thresholds, sources), `places.csv` (sites with their
-district and attributes), `rules.toml` (alert rules), `holidays.csv`. An unknown key is an error that names the nearest
-known one.
+district and attributes), `rules.toml` (alert rules), `holidays.csv`, `districts.geojson` (outlines). An unknown key is an
+error that names the nearest known one.
 """
 
 from __future__ import annotations
@@ -49,3 +49,5 @@ class City:
     thresholds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     parameters: Mapping[str, Mapping[str, int | float | str]] = field(default_factory=dict)
     holidays: frozenset[str] = frozenset()
+    outlines: str = ""
+    """The districts as GeoJSON (`pipelines.pack_map`); empty where the pack has none."""

@@ -1,4 +1,4 @@
-"""Reads a city pack: `city.toml`, `places.csv`, `rules.toml`, `holidays.csv` of one folder into a `City`.
+"""Reads a city pack: `city.toml`, `places.csv`, `rules.toml`, `holidays.csv`, `districts.geojson` of one folder into a `City`.
 
 Everything a deployer can get wrong is a `PackError` that says where, what, which value, what is allowed and the
 nearest name.
@@ -30,6 +30,7 @@ from pipelines.pack_checks import (
     positive,
     required,
 )
+from pipelines.pack_map import read_map
 from pipelines.streams import STREAMS, Stream
 
 CITY_KEYS: Final = ("id", "zh", "en", "zone", "districts", "weights", "thresholds", "parameters")
@@ -83,6 +84,7 @@ def read_city(folder: Path, indicators: Iterable[str], streams: Iterable[Stream]
             for k, v in _by_indicator(raw, "parameters", path, indicators).items()
         },
         read_holidays(folder / "holidays.csv"),
+        read_map(folder / "districts.geojson", [d.id for d in districts]),
     )
 
 

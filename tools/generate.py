@@ -14,7 +14,7 @@ from pipelines import catalogue
 from pipelines.catalogue import reference
 from pipelines.engines.flink_job import Job
 from sinks.ddl import render_data_model
-from tools import demo_city
+from tools import demo_city, demo_map
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 
@@ -76,6 +76,7 @@ FILES: Final[Mapping[str, Callable[[], str]]] = {
     "docs/commands.md": commands,
     "docs/modules.md": modules,
     "docs/flink.sql": sql,
+    "cities/demo/districts.geojson": demo_map.outlines,
     "cities/demo/places.csv": demo_city.text,
 }
 

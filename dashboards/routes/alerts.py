@@ -56,7 +56,7 @@ def add_alerts(app: FastAPI, board: Board, store: Store) -> None:
                 raise Problem(
                     404, f"there is no episode {episode_id[:200]!r}; /api/v1/alerts lists the open and recent ones"
                 )
-            found = episode_entry(stored.row(0, named=True))
+            found = board.placed(episode_entry(stored.row(0, named=True)))
         # Stored before they are published (rule 30): asked for after the episode, none is missing that it shows.
         changes = store.read(lambda r: r.transitions(episode_id, TRANSITIONS_SHOWN))
         transitions = [transition_entry(row) for row in changes.head(TRANSITIONS_SHOWN).iter_rows(named=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gzip
 import re
 import socket
 import threading
@@ -19,12 +20,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from commands.inputs import city_of
+from dashboards import page as page_files
 from dashboards.answers import Store, to_cursor
+from dashboards.app import create_app
 from dashboards.page import SECURITY, read_page
 from dashboards.serve import CannotServe, PortBusy, Serving, listen, loopback, most_connections, serve
 from pipelines.problem import Problem
 from tests.unit.dashboard_fakes import (
     DISTRICTS,
+    INDICATORS,
     MINUTE,
     START,
     Answer,
@@ -40,9 +45,10 @@ from tests.unit.dashboard_fakes import (
     readings,
     transitions,
 )
+from tools.screen import SOURCES
 
 PATHS = (
-    "/", "/page.js", "/page.css", "/icon.svg", "/favicon.ico", "/openapi.json", "/healthz", "/readyz", "/metrics",
+    "/", "/icon.svg", "/api/v1/map", "/favicon.ico", "/openapi.json", "/healthz", "/readyz", "/metrics",
     "/api/v1/snapshot", "/api/v1/indicators", "/api/v1/indicators/speed", "/api/v1/alerts", "/api/v1/alerts/x",
     "/api/v1/stream",
 )  # fmt: skip
@@ -340,32 +346,51 @@ def test_every_answer_forbids_what_a_page_does_not_need(full: Fixture) -> None:
 
 
 def test_the_page_loads_nothing_from_elsewhere_and_writes_text_only() -> None:
-    page = read_page()
-    script, html = page.files["page.js"].decode(), page.files["index.html"].decode()
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", script)
-    assert "textContent" in script
-    for name, content in page.files.items():
-        hosts = re.findall(r"(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}", content.decode())
-        assert set(hosts) <= {"http://www.w3.org"}, f"{name} names another host"
+    """What was written for the screen makes no markup of text; what was built of it names no other host."""
+    written = [path.read_text() for path in (SOURCES / "src").rglob("*.ts")]
+    assert len(written) > 20 and sum("textContent" in text for text in written) >= 2
+    for text in written:
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", text)
+    files = read_page().files
+    for name, content in files.items():
+        hosts = set(re.findall(r"[\"'`(](?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}", content.decode()))
+        assert {host.strip("\"'`(") for host in hosts} <= {"http://www.w3.org"}, f"{name} names another host: {hosts}"
+    html = files["index.html"].decode()
     assert not re.search(r"<script(?![^>]*\bsrc=)|\son[a-z]+=|style=", html), "inline code would need a laxer policy"
-    size = sum(len(c) for c in page.files.values())
-    print(f"{len(page.files)} files, {size} bytes")
-    assert size < 60_000
 
 
-def test_both_languages_have_the_same_words() -> None:
-    script = read_page().files["page.js"].decode()
-    tables = re.findall(r'^  "(zh-CN|en-US)": \{(.*?)^  \},', script, re.S | re.M)
-    keys = {language: set(re.findall(r"(\w+): [\"{]", body)) for language, body in tables}
-    assert set(keys) == {"zh-CN", "en-US"} and keys["zh-CN"] == keys["en-US"] and len(keys["zh-CN"]) > 30
-    used = set(re.findall(r"\bt\(\"(\w+)\"", script))
-    assert len(used) > 15 and used <= keys["zh-CN"]
+def test_the_page_is_small() -> None:
+    """Compressed: the shell, which paints first (HTML, style, its own code with one language), and all scripts."""
+    sizes = {name: len(gzip.compress(content, 9)) for name, content in read_page().files.items()}
+    code = {name: size for name, size in sizes.items() if name.endswith(".js")}
+    first = ("index.html", "assets/index", "assets/fresh", "assets/zh")
+    shell = sum(size for name, size in sizes.items() if name.startswith(first))
+    print(f"\nshell {shell:,} bytes, all scripts {sum(code.values()):,} bytes, gzip")
+    assert 5_000 < shell <= 12_000 and 100_000 < sum(code.values()) <= 235_000, sizes
+
+
+def test_a_screen_that_was_not_built_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_files, "_files", lambda folder: [])
+    page = read_page()
+    assert list(page.files) == ["index.html"] and b"make run" in page.files["index.html"]
 
 
 def test_static_files_are_revalidated(full: Fixture) -> None:
-    first = get(full.app, "/page.js")
+    first = get(full.app, "/")
     assert first.headers["etag"] == f'"{full.board.build}"' and first.headers["cache-control"] == "no-cache"
-    assert get(full.app, "/page.js", headers={"if-none-match": first.headers["etag"]}).status == 304
+    assert get(full.app, "/", headers={"if-none-match": first.headers["etag"]}).status == 304
+    asset = next(name for name in read_page().files if name.startswith("assets/"))
+    assert "immutable" in get(full.app, f"/{asset}").headers["cache-control"], "its name has the hash of its content"
+
+
+def test_the_map_is_that_of_the_pack(full: Fixture) -> None:
+    assert get(full.app, "/api/v1/map").status == 404
+    demo = city_of("demo")
+    app = create_app(full.board, INDICATORS, demo, full.reader, full.metrics)
+    answer = get(app, "/api/v1/map")
+    assert answer.status == 200 and answer.headers["content-type"] == "application/geo+json"
+    assert [f["id"] for f in answer.json()["features"]] == [d.id for d in demo.districts]
+    assert get(app, "/api/v1/map", headers={"if-none-match": answer.headers["etag"]}).status == 304
 
 
 # --- a real server --------------------------------------------------------------------------------------------------

@@ -1,0 +1,42 @@
+import { filled, make, mark, put } from "../dom";
+import { ago, number, percent } from "../format";
+import { watching } from "../fresh";
+import { t } from "../words";
+import { View, type Twin } from "./panel";
+
+const OLD_MS = 300_000;
+/** Each stream: how long nothing came, what was late, what was refused. */
+export class Sources extends View {
+  protected override freshness(): [boolean, string] { return [false, ""]; }
+  private lines(): { name: string; text: string; age: string; late: string; refused: string; old: boolean }[] {
+    const now = this.model.now() ?? 0;
+    return Object.entries(this.model.streams).sort(([a], [b]) => a.localeCompare(b)).map(([name, s]) => {
+      const last = s.last_event_at ? Date.parse(s.last_event_at) : null;
+      return {
+        name, text: name, age: last === null ? "—" : ago(now - last), old: watching.staleness && (last === null || now - last > OLD_MS),
+        late: s.accepted ? percent((s.late ?? 0) / s.accepted) : "—", refused: number((s.rejected ?? 0) + (s.quarantined ?? 0), 0),
+      };
+    });
+  }
+  protected show(): void {
+    filled(this.body, this.lines(), () => {
+      const node = make("div", "source");
+      node.append(make("span", "dot"), make("span", "name"), make("span", "age"), make("span", "refused"));
+      return node;
+    }, (node, line) => {
+      const [dot, name, age, refused] = node.children as unknown as [Element, Element, Element, HTMLElement];
+      put(dot, line.old ? "▨" : "✓");
+      put(name, line.text);
+      put(age, line.age);
+      put(refused, line.refused === "0" ? "" : `✕ ${line.refused}`);
+      refused.title = t("refused");
+      mark(node, "old", line.old);
+    });
+  }
+  table(): Twin {
+    return {
+      heads: [t("stream"), t("last"), t("lateShare"), t("refused")],
+      rows: this.lines().map((l) => [l.name, l.age, l.late, l.refused]),
+    };
+  }
+}

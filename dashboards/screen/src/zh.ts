@@ -1,0 +1,21 @@
+// Every text of the screen. The other language has the same keys, or it does not compile.
+export const zh = {
+  connecting: "连接中", pending: "等待数据", live: "实时", stale: "数据滞后", disconnected: "连接中断", stalled: "系统停滞",
+  lost: "连接中断，正在重连 | 画面为 {0}前的数据", slow: "数据滞后 | 画面为 {0}前", waiting: "尚无数据：等待第一批读数",
+  unanswered: "服务器没有应答，正在重试", stalledLoop: "系统停滞 {0}：处理循环无响应，画面不再更新",
+  stalledStore: "系统停滞 {0}：存储未完成写入，终值不再更新", notReady: "运行未就绪，数据可能停滞（原因见 /readyz）",
+  noData: "无数据", since: "自 {0}", silent: "静默", degraded: "降级", provisional: "暂定", corrected: "已更正",
+  complete: "完整度 {0}", now: "刚刚", ago: "{0}前", s: "{0} 秒", m: "{0} 分", h: "{0} 小时", d: "{0} 天",
+  noReading: "尚无读数", noAlerts: "当前无有效预警 ✓", maybeMore: "列表可能不完整", more: "另有 {0} 条", city: "全市",
+  threshold: "阈值", against: "较一小时前", district: "区", value: "数值", state: "状态", age: "时间", time: "时间", count: "数量",
+  level: "级别", place: "地点", what: "指标", stream: "数据流", last: "最近数据", behind: "水位", lateShare: "迟到", refused: "拒收",
+  table: "表格", chart: "图表", layer: "图层", paused: "已暂停", rotating: "轮播", help: "按键帮助", close: "关闭",
+  keys: "1–5 画面 · 空格 暂停 · M 图层 · T 表格 · L 语言 · F 全屏 · A 预警 · E 证据 · Esc 返回", language: "English",
+  otherLanguage: "Switch to English", screens: "画面", noMap: "城市包没有 districts.geojson，按列表显示", scope: "全市 · {0} 区",
+  evidence: "证据", rule: "规则", inputs: "输入", samples: "样本 {0}", method: "方法", history: "经过", unreadable: "无法读取：{0}",
+  began: "开始", ended: "结束", open: "未结束", noHistory: "没有存储的读数", aqi: "空气质量指数", rain: "3 小时雨量",
+  levelI: "Ⅰ级 红", levelII: "Ⅱ级 橙", levelIII: "Ⅲ级 黄", levelIV: "Ⅳ级 蓝", levelnone: "无数据",
+  noWeight: "权重缺失", tooFew: "样本不足", incomplete: "窗口未完成", inputEnded: "输入已结束", notCollected: "未采集",
+  noAttribute: "缺少属性", noCapacity: "容量未知", noneOpen: "无在办件", coarse: "时间精度不足", above: "超过容量",
+  notPublishable: "按标准不发布", loading: "加载中", min: "{0} 分钟", lineOf: "{0}的曲线", mapOf: "{0}的地图",
+};
