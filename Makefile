@@ -18,7 +18,7 @@ run: $(VENV)/.ready $(SCREEN)
 	@exec $(BIN)/citybrain up
 
 # Kafka, Flink with the job of the demo city, mosquitto where it is installed: all on loopback, until Ctrl-C.
-stack: $(ENGINES)/.ready
+stack: $(ENGINES)/.ready $(SCREEN)
 	@exec $(ENGINES)/bin/python -m tools.stack
 
 # Three at a time: a third of the tests wait for processes that they started.
@@ -66,7 +66,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer found; name one: make PYTHON=/path/to/python3.12 run" >&2; exit 1; }
 	@echo "setting up $(VENV) once; this takes a minute or two"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,screen]'
 	@$(BIN)/python -m tools.compile_ahead
 	@touch $@
 
