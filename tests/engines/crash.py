@@ -101,6 +101,7 @@ class Batch:
                 town.broker.end(signal.SIGKILL)
                 time.sleep(pause)
                 town.broker.start()
+                until(town.readable, "the broker does not lead its partitions")
             case _:
                 child = town.brain if what == "brain" else town.ingests[self.rnd.choice([*town.ingests])]
                 child.kill()
@@ -155,7 +156,7 @@ def main() -> None:
                 here.mkdir()
                 batch(broker, cluster, here, seed, OTHERS[seed % len(OTHERS)], total)
                 shutil.rmtree(here)
-                print(f"seed {seed}, after {time.monotonic() - began:.0f} s: {dict(total)}", flush=True)
+                print(f"seeds to {seed}, after {time.monotonic() - began:.0f} s: {dict(total)}", flush=True)
                 seed += 1
         finally:
             cluster.end()

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import orjson
 import polars as pl
-from confluent_kafka import Producer
+from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
 from commands.inputs import instant
@@ -159,6 +159,13 @@ class Town:
     def rows_end(self) -> int:
         return ends(self.broker.address, canonical.rows_topic(self.name))[0]
 
+    def readable(self) -> bool:
+        """Whether the broker leads every partition of its topics: after a start it does not at once."""
+        try:
+            return all(ends(self.broker.address, topic.name, topic.partitions) for topic in self._topics)
+        except KafkaException:
+            return False
+
     def log_ends(self) -> Ends:
         return {s: ends(self.broker.address, canonical.topic(self.name, s), PARTITIONS) for s in STREAMS}
 
@@ -220,7 +227,7 @@ class Town:
             counted.clear()
             for counters in of.values():
                 counted.update(counters)
-            return counted["received"] >= wanted["received"]
+            return bool(counted["received"] >= wanted["received"])
 
         until(came, f"not all came in: {counted}", LONGEST_S)
         for child in self.ingests.values():
