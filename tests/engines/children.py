@@ -36,6 +36,9 @@ class Engine(Protocol):
     def end(self) -> None:
         """In order, as an operator does."""
 
+    def quit(self) -> None:
+        """Ends it somehow, if it runs."""
+
     def refuse_ended(self) -> None:
         """AssertionError where it has ended by itself."""
 
@@ -57,6 +60,9 @@ class Child:
         self.start()
 
     def kill(self) -> None:
+        self.quit()
+
+    def quit(self) -> None:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -67,8 +73,8 @@ class Child:
         """SIGTERM, and all is well."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
-        code = self._process.wait(60)
-        self.kill()
+        code = self._process.wait(LONGEST_S)
+        self.quit()
         assert code == 0, f"{self.name} ended with code {code}: {self.told()}"
 
     def ended(self) -> int:
@@ -134,8 +140,7 @@ class OnCluster:
         self._submit("--stop-with-savepoint", self.job)
         self.job = ""
 
-    def cancel(self) -> None:
-        """What is left of it after a test that failed."""
+    def quit(self) -> None:
         if self.job:
             self._rest.cancel(self.job)
 

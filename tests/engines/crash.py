@@ -57,9 +57,9 @@ class Batch:
     def rounds(self, plan: Sequence[str], other: str, total: Counter[str], longest_s: float = LONGEST_S) -> None:
         """All of the plan, with work between; then compares, `longest_s` long if need be."""
         town = self.town
-        town.start()
-        self.engine.start()
         try:
+            town.start()
+            self.engine.start()
             for n, what in enumerate(plan, 1):
                 town.feed.allow(n / (len(plan) + 1))
                 self._round(what, other, total)
@@ -69,14 +69,8 @@ class Batch:
             total["comparisons"] += 1
             self.engine.end()
         finally:
-            self.close()
-
-    def close(self) -> None:
-        if isinstance(self.engine, OnCluster):
-            self.engine.cancel()
-        elif isinstance(self.engine, Child):
-            self.engine.kill()
-        self.town.kill()
+            self.engine.quit()
+            self.town.quit()
 
     def _round(self, what: str, other: str, total: Counter[str]) -> None:
         if what in ("engine", HANDOVER):
@@ -154,7 +148,12 @@ def main() -> None:
             while total["rounds"] < rounds:
                 here = folder / str(seed)
                 here.mkdir()
-                batch(broker, cluster, here, seed, OTHERS[seed % len(OTHERS)], total)
+                other = OTHERS[seed % len(OTHERS)]
+                try:
+                    batch(broker, cluster, here, seed, other, total)
+                except BaseException as error:
+                    error.add_note(f"seed {seed}, Polars and {other}, after {dict(total)}")
+                    raise
                 shutil.rmtree(here)
                 print(f"seeds to {seed}, after {time.monotonic() - began:.0f} s: {dict(total)}", flush=True)
                 seed += 1

@@ -146,11 +146,11 @@ class Town:
     def children(self) -> list[Child]:
         return [self.brain, *self.ingests.values()]
 
-    def kill(self) -> None:
-        """All that runs; its topics go."""
+    def quit(self) -> None:
+        """Ends all that runs; its topics go."""
         self.feed.close()
         for child in (*self.children, self._undisturbed):
-            child.kill()
+            child.quit()
         if self.broker.alive:
             admin = AdminClient({"bootstrap.servers": self.broker.address})
             for done in admin.delete_topics([topic.name for topic in self._topics]).values():

@@ -5,6 +5,7 @@ python -m tests.engines.recovering CITY BROKER CHECKPOINTS [CHECKPOINT]
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pipelines.engines.flink_job import Job, submitted
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     city, broker, checkpoints, *state = sys.argv[1:]
     settings = {
         "execution.checkpointing.interval": "2 s",
