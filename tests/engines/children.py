@@ -18,7 +18,7 @@ from pipelines.engines.flink_rest import FlinkCluster
 from tests.faults.processes import ROOT, run
 from tools.stack.flink_cluster import Cluster
 
-LONGEST_S = 180
+LONGEST_S = 300
 
 
 class Engine(Protocol):
