@@ -56,10 +56,12 @@ oracle: $(VENV)/.ready
 	$(BIN)/python -m pytest -m oracle tests/conformance
 	$(BIN)/python -m tests.oracle
 
-# Every failpoint, kills at random, floods, small disks, recorded data (make test has a selection): an hour.
-crash: $(VENV)/.ready
+# Every failpoint, kills at random, floods, small disks, recorded data, kills and handovers over Kafka (make test has a
+# selection): two hours.
+crash: $(VENV)/.ready $(ENGINES)/.ready
 	$(BIN)/python -m pytest -m crash tests/faults
 	$(BIN)/python -m tests.faults.crash
+	$(ENGINES)/bin/python -m tests.engines.crash
 
 # Everything is pinned by constraints.txt; a changed pin or dependency sets the environment up again.
 $(VENV)/.ready: pyproject.toml constraints.txt

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 
-from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from pipelines import canonical
@@ -40,21 +40,35 @@ def sent(address: str, city: str, made: list[Log]) -> None:
 
 def read(address: str, topic: str, longest_s: float = 60, partition: int = 0) -> list[bytes]:
     """All that is committed in a partition now."""
+    return [message.value() for message in messages(address, topic, longest_s, partition)]
+
+
+def ends(address: str, topic: str, partitions: int = 1) -> list[int]:
+    """Of each partition the offset after the last record."""
+    consumer = Consumer({"bootstrap.servers": address, "group.id": "tests"})
+    try:
+        return [consumer.get_watermark_offsets(TopicPartition(topic, n), timeout=30)[1] for n in range(partitions)]
+    finally:
+        consumer.close()
+
+
+def messages(address: str, topic: str, longest_s: float = 60, partition: int = 0) -> list[Message]:
+    """Those that are committed in a partition now."""
     consumer = Consumer(
         {"bootstrap.servers": address, "group.id": "tests", "enable.auto.commit": False, "fetch.queue.backoff.ms": 10,
          "isolation.level": "read_committed", "enable.partition.eof": True}
     )  # fmt: skip
     try:
         consumer.assign([TopicPartition(topic, partition, 0)])
-        found: list[bytes] = []
-        ends = time.monotonic() + longest_s
-        while time.monotonic() < ends:
+        found: list[Message] = []
+        until = time.monotonic() + longest_s
+        while time.monotonic() < until:
             for message in consumer.consume(10_000, 0.5):
                 if message.error() is not None:
                     # Markers of transactions are no messages, so an offset does not say where the end is.
                     assert message.error().code() == KafkaError._PARTITION_EOF, message.error()
                     return found
-                found.append(message.value())
+                found.append(message)
         raise TimeoutError(f"{topic} has no end after {longest_s} s")
     finally:
         consumer.close()

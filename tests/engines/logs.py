@@ -167,9 +167,11 @@ def by_polars(log: Log, city: str = CITY) -> dict[str, Grouped]:
     return grouped(mine, engine.take(), places)
 
 
-def blocks(stream: Stream, part: str, records: Sequence[bytes], places: PlaceRegistry) -> Iterator[Stamped]:
-    """The records as an engine takes them: runs of events, and ticks."""
-    frame = canonical.decoded(records, range(len(records)), stream)
+def blocks(
+    stream: Stream, part: str, records: Sequence[bytes], places: PlaceRegistry, offsets: Sequence[int] | None = None
+) -> Iterator[Stamped]:
+    """The records as an engine takes them: runs of events, and ticks. `offsets`: theirs, unless they are numbered from 0."""
+    frame = canonical.decoded(records, range(len(records)) if offsets is None else offsets, stream)
     run = frame["t"].is_null().rle_id()
     for piece in frame.with_columns(run.alias("run")).partition_by("run", maintain_order=True):
         first, wm = int(piece["off"][0]), int(piece["wm"][-1])

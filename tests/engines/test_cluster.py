@@ -41,14 +41,6 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    one = Cluster(tmp_path_factory.mktemp("flink"))
-    one.start()
-    yield one
-    one.end()
-
-
-@pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `pip wheel` packs, without a build (Flink leaves the file zipped, too), of a version with fewer indicators: its job
     has the rollups `air` and `link`, those of this version have more."""

@@ -1,14 +1,16 @@
-"""`make stack` with real servers: it ends what it started, and after a crash the next start does."""
+"""`make stack` with real servers: it ends what it started, and after a crash the next start does. A TaskManager is replaced."""
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+from tools.stack.flink_cluster import TASK_MANAGER
 from tools.stack.leftovers import runs
 
 
@@ -47,6 +49,13 @@ def test_ends_in_order_and_after_a_crash(tmp_path: Path) -> None:
     assert not any(runs(*each) for each in left)
     mine = servers(tmp_path)
     assert all(runs(*each) for each in mine)
+    (killed,) = [pid for pid, command in mine if TASK_MANAGER in command]
+    os.kill(killed, signal.SIGKILL)
+    assert third.stdout is not None
+    line, (pid, command) = third.stdout.readline(), servers(tmp_path)[-1]
+    assert f"TaskManager has ended by itself and was started again, as process {pid};" in line
+    assert pid != killed and TASK_MANAGER in command and runs(pid, command)
+    mine = servers(tmp_path)
     third.send_signal(signal.SIGTERM)
     assert third.communicate(timeout=60)[0].splitlines()[-1] == "stack: ended" and third.returncode == 0
     assert not any(runs(*each) for each in mine) and servers(tmp_path) == []

@@ -2,7 +2,8 @@
 
 python -m tools.stack [--city demo] [--folder DIR] [--kafka-port N] [--flink-port N] [--mqtt-port N] [--brain-port N]
 
-It begins empty at each start and runs until Ctrl-C or SIGTERM. What a start after a crash finds of its own is ended first.
+It begins empty at each start and runs until Ctrl-C or SIGTERM. What a start after a crash finds of its own is ended first. A
+TaskManager that is killed is started again.
 """
 
 from __future__ import annotations
@@ -79,6 +80,15 @@ class Stack:
         """A program that ended by itself."""
         return next((process for process in self.processes if process.pid is None), None)
 
+    def replaced(self, fallen: Process) -> bool:
+        """Starts a TaskManager again, as whoever runs a cluster does; its job goes on from the last checkpoint. No other
+        program is."""
+        if fallen is not self.cluster.task_manager:
+            return False
+        self.cluster.start_task_manager()
+        say(f"{fallen.name} has ended by itself and was started again, as process {fallen.pid}; see {fallen.log}")
+        return True
+
     def end(self) -> None:
         for process in self.own:
             process.tell()
@@ -123,7 +133,7 @@ def main() -> int:
         stack = Stack(given.folder.absolute(), {name: getattr(given, f"{name}_port") for name in PORTS})
         stack.start(given.city, given.servers)
         say(f"ready; data and logs are in {stack.folder}; Ctrl-C ends it")
-        while (fallen := stack.fallen()) is None:
+        while (fallen := stack.fallen()) is None or stack.replaced(fallen):
             time.sleep(CHECK_S)
         print(f"stack: {fallen.name} has ended by itself; see {fallen.log}", file=sys.stderr)
         code = 1
