@@ -11,7 +11,7 @@ ENGINES := .venv-engines
 run: $(VENV)/.ready
 	@exec $(BIN)/citybrain up
 
-# Kafka, Flink with the job of the demo city, mosquitto where it is installed: all on loopback, until Ctrl-C.
+# Kafka, Flink with the job of the demo city, an MQTT broker: all on loopback, until Ctrl-C.
 stack: $(ENGINES)/.ready
 	@exec $(ENGINES)/bin/python -m tools.stack
 

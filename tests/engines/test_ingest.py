@@ -387,7 +387,8 @@ def test_bad_input(broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(KafkaFailed, match="nowhere: there is no such topic; is the name right"):
         run_ingest(Options((f"kafka://{broker.address}/nowhere",), log))
     for options, said in [
-        (Options(("mqtt://x",), log), "is unknown; write a file"),
+        (Options(("amqp://x",), log), "is unknown; write a file"),
+        (Options(("mqtt://x",), log), "names no topic; write mqtt://"),
         (Options((str(file),), "kafka://a:1/rows.demo"), "events.CITY.STREAM"),
         (Options((str(file),), "kafka://a:1/events.demo.lnk"), "stream 'lnk' is unknown"),
         (Options((str(file),), "kafka://a:1/events.nowhere.air"), "neither a path nor shipped"),
