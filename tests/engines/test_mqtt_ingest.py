@@ -12,8 +12,11 @@ import pytest
 
 from tests.engines.mqtt import publish, until
 from tests.engines.test_ingest import LOG, Here, claimed, ended, events_of, log_of, never_falls, running
+from tools.stack import programs
 from tools.stack.broker import Broker, free_port
 from tools.stack.hivemq import HiveMQ
+from tools.stack.process import Process
+from tools.stack.programs import OVER_MQTT
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +82,20 @@ def test_a_broker_that_is_not_there_is_waited_for(kafka_broker: Broker, tmp_path
         assert sum("does not answer" in x and "waiting" in x for x in said) == 1, said
         process.send_signal(signal.SIGTERM)
         assert ended(process).code == 0
+
+
+def test_devices_of_the_stack(kafka_broker: Broker, mqtt: str, tmp_path: Path) -> None:
+    """What `make stack` runs: simulated devices that publish, and an ingest that subscribes."""
+    topic, name = f"events.demo.{OVER_MQTT}", f"ingest {OVER_MQTT}"
+    command = programs.commands("demo", kafka_broker.address, mqtt, tmp_path, 0)[name]
+    ingest, devices = Process(name, tmp_path / "ingest.log"), Process("devices", tmp_path / "devices.log")
+    session = tmp_path / "mqtt" / "spools" / "demo" / "ingest" / OVER_MQTT / "mqtt" / "mqtt.session"
+    try:
+        ingest.start(command, session.exists, longest_s=120)
+        devices.start(programs.devices("demo", mqtt), lambda: True)
+        until(lambda: len(events_of(log_of(kafka_broker, 0, topic))) > 20, "they are in the log", 150)
+    finally:
+        devices.end()
+        ingest.end()
+    print((tmp_path / "ingest.log").read_text().splitlines()[-1])
+    assert (tmp_path / "devices.log").read_text() == ""

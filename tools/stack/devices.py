@@ -1,6 +1,6 @@
 """A stream of the simulated city as devices send it over MQTT: each record to `city/CITY/STREAM/PLACE` when it is due.
 
-python -m tools.stack.devices HOST:PORT [--city demo] [--stream air] [--seed 1]
+python -m tools.stack.devices HOST:PORT [--city demo] [--stream lvl] [--seed 1]
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
     )
     parser.add_argument("broker", help="HOST:PORT")
     parser.add_argument("--city", default="demo")
-    parser.add_argument("--stream", default="air", choices=[*GENERATORS])
+    parser.add_argument("--stream", default="lvl", choices=[*GENERATORS])
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     stop = threading.Event()

@@ -10,7 +10,7 @@ from commands.inputs import city_of
 from connectors.simulator import GENERATORS
 from pipelines.canonical import topic
 
-OVER_MQTT: Final = "air"
+OVER_MQTT: Final = "lvl"
 
 
 def commands(city: str, kafka: str, mqtt: str, folder: Path, port: int) -> dict[str, list[str]]:
