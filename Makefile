@@ -17,7 +17,7 @@ SCREEN := dashboards/web/.sources
 run: $(VENV)/.ready $(SCREEN)
 	@exec $(BIN)/citybrain up
 
-# Kafka, Flink with the job of the demo city, mosquitto where it is installed: all on loopback, until Ctrl-C.
+# Kafka, Flink with the job of the demo city, an MQTT broker: all on loopback, until Ctrl-C.
 stack: $(ENGINES)/.ready $(SCREEN)
 	@exec $(ENGINES)/bin/python -m tools.stack
 

@@ -150,8 +150,8 @@ def ingest(
     source: Annotated[
         list[str],
         typer.Option(
-            help="kafka://[USER@]HOST:PORT/TOPIC, http://HOST:PORT to listen for pushes, simulator:, or a recorded file "
-            "(repeatable)."
+            help="kafka://[USER@]HOST:PORT/TOPIC, mqtt[s]://[USER@]HOST[:PORT]/FILTER, http://HOST:PORT to listen for pushes, "
+            "simulator:, or a recorded file (repeatable)."
         ),
     ],
     to: Annotated[str, typer.Option(help="The canonical log: kafka://[USER@]HOST:PORT/events.CITY.STREAM.")],
@@ -171,7 +171,7 @@ def ingest(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the simulated city.")] = 1,
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="Pushes: folder of tokens and spools (default: the user's data folder)."),
+        typer.Option("--data", help="Pushes, MQTT: folder of tokens and spools (default: the user's data folder)."),
     ] = None,
 ) -> None:
     """Any source, checked and stamped once, onto the canonical log on Kafka. Ctrl-C ends it; started again it goes on.

@@ -5,8 +5,10 @@ from __future__ import annotations
 from commands.inputs import UserError
 from connectors.formats import FormatError
 from connectors.mapping import MappingError
+from connectors.mqtt_options import MqttFailed
 from connectors.tokens import TokenError
 from dashboards.serve import CannotServe
+from pipelines.address_options import AddressError
 from pipelines.catalogue import CatalogueError
 from pipelines.delivery import TooFar
 from pipelines.engines.flink_home import NoFlink
@@ -16,7 +18,7 @@ from pipelines.engines.jars import JarError
 from pipelines.engines.java import NoJava
 from pipelines.epoch import DamagedEpoch
 from pipelines.journal import CheckpointError
-from pipelines.kafka_options import KafkaAddressError, KafkaFailed
+from pipelines.kafka_options import KafkaFailed
 from pipelines.pack import PackError
 from pipelines.spool import SpoolOwned
 from pipelines.spool_segment import SpoolDamaged
@@ -34,7 +36,7 @@ WRONG = (
     NothingCompared,
     StoreOwned,
     SpoolOwned,
-    KafkaAddressError,
+    AddressError,
     TokenError,
     BackupRefused,
     PlaceTaken,
@@ -44,5 +46,5 @@ WRONG = (
 )
 FAILED = (
     StoreError, DamagedEpoch, CheckpointError, SpoolDamaged, JobFailed, FlinkError, NoFlink, JarError, NoJava,
-    KafkaFailed, OSError,
+    KafkaFailed, MqttFailed, OSError,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What `citybrain ingest` reads, resolved: files, the partitions of a Kafka topic, pushes over HTTP, the simulated city."""
+"""What `citybrain ingest` reads, resolved: files, Kafka partitions, MQTT topics, pushes over HTTP, the simulated city."""
 
 from __future__ import annotations
 
@@ -111,6 +111,16 @@ def planned(options: Options, clusters: Callable[[KafkaOptions], Cluster], clock
                 raise UserError("--source and --to are the same topic")
             id_ = _id(options, origin.topic)
             open_ = _kafka(origin, stream, format_, clusters(origin), id_)
+        case "mqtt":
+            id_ = _id(options, "mqtt")
+            try:
+                from commands.ingest_mqtt import Subscribed
+            except ModuleNotFoundError as error:
+                raise UserError(
+                    f"--source mqtt:// needs the package {error.name}; pip install 'citybrain[mqtt]'"
+                ) from None
+            subscribed = Subscribed(source, city.id, stream, format_, id_, options.data, clock)
+            return Plan(city, stream, target, id_, kind, True, subscribed.opened, disorder_ms, close=subscribed.close)
         case "simulator":
             id_, open_ = _id(options, "simulator"), _simulator(city, stream, options.seed, clock)
         case _:
@@ -141,13 +151,15 @@ def _files(options: Options, target: KafkaOptions, city: City, stream: Stream) -
     return Plan(inputs.city, declared, target, _id(options, "files"), "files", False, open_, bound)
 
 
-_ALLOWED: Final = "kafka://HOST:PORT/TOPIC, http://HOST:PORT (where to listen for pushes) or simulator:"
+_ALLOWED: Final = (
+    "kafka://HOST:PORT/TOPIC, mqtt://HOST:PORT/FILTER, http://HOST:PORT (where to listen for pushes) or simulator:"
+)
 
 
 def kind_of(source: str) -> str:
     scheme, colon, _ = source.partition(":")
-    if scheme in ("kafka", "http", "simulator") and colon:
-        return scheme
+    if scheme in ("kafka", "mqtt", "mqtts", "http", "simulator") and colon:
+        return scheme.removesuffix("s")
     if "://" in source and scheme != "file":
         # Without what may be a secret.
         raise UserError(f"--source {scheme}:// is unknown; write a file, {_ALLOWED}")
@@ -171,8 +183,8 @@ def _mapping(options: Options, kind: str) -> FileMapping | None:
     if options.map is None:
         return None
     mapping = read_mapping(named(options.map, "maps", ".toml", "mapping"), data=None, lookup=None)
-    if kind != "kafka" or mapping.format_name not in (None, "ndjson"):
-        raise UserError("--map is for files, and for NDJSON messages of a Kafka topic")
+    if kind not in ("kafka", "mqtt") or mapping.format_name not in (None, "ndjson"):
+        raise UserError("--map is for files, and for NDJSON messages of Kafka or MQTT topics")
     if mapping.order != "arrival":
         raise UserError(f'mapping {mapping.name!r} has order = "event_time", which needs whole files; leave it out')
     return mapping

@@ -8,10 +8,8 @@ from collections.abc import Callable, Container
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import platformdirs
-
 from commands.ingest_inputs import Opened
-from commands.inputs import UserError, made_folder
+from commands.inputs import UserError, city_folder
 from connectors.http_push import Push, push_app
 from connectors.tokens import Tokens
 from dashboards.board import Board
@@ -35,7 +33,7 @@ class Pushes:
             host, port = None, None
         if host is None or port is None or url.path.strip("/") or url.query or url.username is not None:
             raise UserError("--source http:// names where to listen for pushes; write http://127.0.0.1:8090")
-        home = made_folder((data or Path(platformdirs.user_data_dir("citybrain"))).absolute() / city, "--data")
+        home = city_folder(data, city)
         sock = listen(host, port)
         self.push = Push(home / "ingest" / stream.name / ingest, {stream.name: stream}, Tokens(home), clock)
         app, board = push_app(self.push), Board(uuid.uuid4().hex[:8], clock)

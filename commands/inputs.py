@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import platformdirs
+
 from connectors.fields import Instant
 from connectors.files import FileSource
 from connectors.formats import Format
@@ -78,6 +80,11 @@ def made_folder(path: Path, option: str) -> Path:
             f"{option} {path} cannot be made or written to: {error.strerror}; name a folder that you may write to"
         ) from None
     return path
+
+
+def city_folder(data: Path | None, city: str) -> Path:
+    """The folder of a city below the one that the user named, or below that of the user's data."""
+    return made_folder((data or Path(platformdirs.user_data_dir("citybrain"))).absolute() / city, "--data")
 
 
 def instant(text: str, option: str) -> int:

@@ -25,7 +25,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 
 from connectors.formats import Block, Format
-from connectors.formats.lines import MAX_LINE
+from connectors.formats.lines import as_line
 from pipelines.kafka_client import Connection, refused, say
 from pipelines.kafka_options import KafkaFailed, KafkaOptions, Settings
 from pipelines.model import DeadLetter, Decoded
@@ -202,7 +202,7 @@ class KafkaSource:
 
     def _decoded(self, messages: list[Message]) -> Decoded:
         # Numbered from 2: a byte order mark is cut off the first record of a file, and a message is none.
-        payload = b"\n".join(_line(m.value()) for m in messages) + b"\n"
+        payload = b"\n".join(as_line(m.value()) for m in messages) + b"\n"
         decoded = self._format.decode(Block(2, payload), self.input)
         offsets = pl.Series([m.offset() for m in messages], dtype=pl.Int64)
         events, at = decoded.events, decoded.events["record"] - 2
@@ -218,13 +218,6 @@ class KafkaSource:
 def input_name(topic: str, partition: int) -> str:
     """What ingest and dead letters call a partition of a source topic."""
     return f"kafka:{topic}/{partition}"
-
-
-def _line(value: bytes | None) -> bytes:
-    """A message as a line. Of one that is too long only so much is kept that its decoder sees that it is."""
-    if not value:
-        return b""
-    return value[: MAX_LINE + 1].replace(b"\n", b"\r")
 
 
 def _at_offset(letter: DeadLetter, messages: list[Message]) -> DeadLetter:

@@ -7,19 +7,17 @@ from an address: those are seen in process lists.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
+
+from pipelines.address_options import FILES, AddressError, check_files, gathered, is_server, without_secrets
 
 SECURITY: Final = ("plaintext", "ssl", "sasl_plaintext", "sasl_ssl")
 MECHANISMS: Final = ("SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN")
-FILES: Final = ("ca", "certificate", "key")
 OPEN: Final = ("security", "mechanism", *FILES)
 """What an address may say; `config` besides."""
 SECRET: Final = {"password": "CITYBRAIN_KAFKA_PASSWORD", "key_password": "CITYBRAIN_KAFKA_KEY_PASSWORD"}
@@ -28,10 +26,6 @@ TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 EXAMPLE: Final = "kafka://host:9092/topic"
 
 Settings = dict[str, str | int | bool]
-
-
-class KafkaAddressError(ValueError):
-    """An address or its options cannot be used; the text says which, what is allowed, and holds no secret."""
 
 
 class KafkaFailed(RuntimeError):
@@ -70,38 +64,26 @@ class KafkaOptions:
 
 
 def kafka_options(address: str, environment: Mapping[str, str] = os.environ) -> KafkaOptions:
-    """Reads an address, and the file that it names. Raises KafkaAddressError."""
+    """Reads an address, and the file that it names. Raises AddressError."""
     url = urlsplit(address)
     who, _, servers = url.netloc.rpartition("@")
-    if ":" in who:
-        raise KafkaAddressError(
-            f"a password in the address of {servers} is seen by everybody who lists processes; put it into "
-            f"{SECRET['password']} or into a file, ?config=FILE"
-        )
     topic = unquote(url.path.strip("/"))
-    if url.scheme != "kafka" or url.fragment or not all(_is_server(x) for x in servers.split(",")):
-        raise KafkaAddressError(f"{_shown(address)!r} is no address of a topic; write {EXAMPLE}")
+    if url.scheme != "kafka" or url.fragment or not all(is_server(x) for x in servers.split(",")):
+        raise AddressError(f"{without_secrets(address)!r} is no address of a topic; write {EXAMPLE}")
     if not TOPIC.fullmatch(topic) or topic in (".", ".."):
-        raise KafkaAddressError(
-            f"{_shown(address)!r} names no topic; write {EXAMPLE}, of letters, digits, '.', '_' and '-'"
+        raise AddressError(
+            f"{without_secrets(address)!r} names no topic; write {EXAMPLE}, of letters, digits, '.', '_' and '-'"
         )
-    given = dict(parse_qsl(url.query, keep_blank_values=True))
-    file = given.pop("config", None)
-    _known(given, OPEN, servers, (*OPEN, "config"))
-    kept = _file(Path(file)) if file is not None else {}
-    user = unquote(who)
-    if user and kept.get("user", user) != user:
-        raise KafkaAddressError(f"the address of {servers} names user {user!r}, {file} another one; name one")
-    secrets = {name: environment[variable] for name, variable in SECRET.items() if variable in environment}
-    return _checked(servers, topic, {**secrets, **kept, **given, **({"user": user} if user else {})})
+    values = gathered(dict(parse_qsl(url.query, keep_blank_values=True)), who, servers, OPEN, SECRET, environment)
+    return _checked(servers, topic, values)
 
 
 def cluster_options(address: str, topic: str, environment: Mapping[str, str] = os.environ) -> KafkaOptions:
     """Reads the address of a cluster, HOST:PORT or kafka://[USER@]HOST:PORT[?OPTIONS], as that of one of its topics."""
     url = urlsplit(address if "://" in address else f"kafka://{address}")
     if url.path.strip("/"):
-        raise KafkaAddressError(
-            f"{_shown(address)!r} names a topic; leave {url.path!r} out, topics are known by the city"
+        raise AddressError(
+            f"{without_secrets(address)!r} names a topic; leave {url.path!r} out, topics are known by the city"
         )
     return kafka_options(url._replace(path=f"/{topic}").geturl(), environment)
 
@@ -110,67 +92,21 @@ def _checked(servers: str, topic: str, values: dict[str, str]) -> KafkaOptions:
     user = values.get("user", "")
     security = values.setdefault("security", "sasl_ssl" if user else "ssl" if "ca" in values else "plaintext").lower()
     if security not in SECURITY:
-        raise KafkaAddressError(f"security {security!r} is unknown; write one of {', '.join(SECURITY)}")
+        raise AddressError(f"security {security!r} is unknown; write one of {', '.join(SECURITY)}")
     sasl, tls = security.startswith("sasl"), security.endswith("ssl")
     mechanism = values.get("mechanism", "SCRAM-SHA-512" if sasl else "").upper()
     if sasl and mechanism not in MECHANISMS:
-        raise KafkaAddressError(f"mechanism {mechanism!r} is unknown; write one of {', '.join(MECHANISMS)}")
+        raise AddressError(f"mechanism {mechanism!r} is unknown; write one of {', '.join(MECHANISMS)}")
     if sasl and not user:
-        raise KafkaAddressError(f"security {security!r} needs a user; write kafka://USER@{servers}/{topic}")
+        raise AddressError(f"security {security!r} needs a user; write kafka://USER@{servers}/{topic}")
     if sasl and not values.get("password"):
-        raise KafkaAddressError(
+        raise AddressError(
             f"user {user!r} of {servers} has no password; put it into {SECRET['password']} or into a file, ?config=FILE"
         )
     if not sasl and (user or mechanism):
-        raise KafkaAddressError(f"user and mechanism need security sasl_ssl or sasl_plaintext, not {security!r}")
-    for name in FILES:
-        path = values.get(name)
-        if path is not None and not tls:
-            raise KafkaAddressError(f"{name} needs security ssl or sasl_ssl, not {security!r}")
-        if path is not None and not Path(path).is_file():
-            raise KafkaAddressError(f"{name} {path!r} is no file; name a PEM file")
-    if ("certificate" in values) != ("key" in values):
-        raise KafkaAddressError("a client certificate needs both certificate=FILE and key=FILE")
+        raise AddressError(f"user and mechanism need security sasl_ssl or sasl_plaintext, not {security!r}")
+    check_files(values, tls, f"security ssl or sasl_ssl, not {security!r}")
     secret = values.get("password", "") if sasl else ""
     of_key = values.get("key_password", "") if "key" in values else ""
     files = {name: values.get(name, "") for name in FILES}
     return KafkaOptions(servers, topic, security, mechanism, user, secret, key_password=of_key, **files)
-
-
-def _file(path: Path) -> dict[str, str]:
-    try:
-        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise KafkaAddressError(f"config {str(path)!r} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-        # What is wrong in it may be a secret.
-        raise KafkaAddressError(f'config {str(path)!r} is no TOML; write lines such as user = "name"') from None
-    allowed = (*OPEN, "user", *SECRET)
-    _known(values, allowed, str(path), allowed)
-    for name, value in values.items():
-        if not isinstance(value, str):
-            raise KafkaAddressError(f'{path}: {name} is no text; write {name} = "..."')
-    return values
-
-
-def _known(given: Mapping[str, Any], allowed: tuple[str, ...], where: str, told: tuple[str, ...]) -> None:
-    for name in given:
-        if name in SECRET and name not in allowed:
-            raise KafkaAddressError(
-                f"{name} in the address of {where} is seen by everybody who lists processes; put it into {SECRET[name]} or "
-                "into a file, ?config=FILE"
-            )
-        if name not in allowed:
-            near = difflib.get_close_matches(name, told, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise KafkaAddressError(f"{where}: unknown option {name!r}; there are {', '.join(told)}.{hint}")
-
-
-def _is_server(text: str) -> bool:
-    host, colon, port = text.rpartition(":")
-    return bool(host and colon and port.isdecimal() and 0 < int(port) < 65536)
-
-
-def _shown(address: str) -> str:
-    """Without user, password and options."""
-    return re.sub("//[^/]*@", "//", address).partition("?")[0]

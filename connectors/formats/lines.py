@@ -21,6 +21,16 @@ def count_lines(payload: bytes) -> int:
     return feeds(np.frombuffer(payload, np.uint8)) + (bool(payload) and not payload.endswith(b"\n"))
 
 
+def as_line(message: bytes | bytearray | None) -> bytes:
+    """A message as a line without its end. Of one that is too long only so much is kept that its decoder sees that it is.
+
+    A line feed inside it is white space of JSON and becomes a carriage return, which means the same there.
+    """
+    if not message:
+        return b""
+    return bytes(message[: MAX_LINE + 1]).replace(b"\n", b"\r")
+
+
 def line_blocks(file: BinaryIO, size: int) -> Iterator[Block]:
     """Blocks of whole lines of about `size` bytes, in order; `first` is the number of the first line, from 1.
 

@@ -32,11 +32,12 @@ from commands.inputs import UserError, city_of, resolve
 from connectors.simulator import Simulation
 from connectors.simulator_source import write_files
 from pipelines import canonical, catalogue, log_writer, state_records
+from pipelines.address_options import AddressError
 from pipelines.engines.polars_engine import PolarsEngine
 from pipelines.failpoints import VARIABLE
 from pipelines.ingest import COUNTERS, Ingest
 from pipelines.kafka_client import Cluster, Connection
-from pipelines.kafka_options import KafkaAddressError, KafkaFailed, kafka_options
+from pipelines.kafka_options import KafkaFailed, kafka_options
 from pipelines.model import DEAD_LETTERS_SCHEMA, PlaceRegistry, Rows
 from pipelines.streams import LINK, MINUTE_MS
 from sinks.kafka_log import KafkaLog, kept
@@ -386,7 +387,8 @@ def test_bad_input(broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(KafkaFailed, match="nowhere: there is no such topic; is the name right"):
         run_ingest(Options((f"kafka://{broker.address}/nowhere",), log))
     for options, said in [
-        (Options(("mqtt://x",), log), "is unknown; write a file"),
+        (Options(("amqp://x",), log), "is unknown; write a file"),
+        (Options(("mqtt://x",), log), "names no topic; write mqtt://"),
         (Options((str(file),), "kafka://a:1/rows.demo"), "events.CITY.STREAM"),
         (Options((str(file),), "kafka://a:1/events.demo.lnk"), "stream 'lnk' is unknown"),
         (Options((str(file),), "kafka://a:1/events.nowhere.air"), "neither a path nor shipped"),
@@ -398,7 +400,7 @@ def test_bad_input(broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (Options((log,), log), "are the same topic"),
         (Options((f"{log}?config={file}",), log), "is no TOML"),
     ]:
-        with pytest.raises((UserError, KafkaAddressError), match=re.escape(said)) as error:
+        with pytest.raises((UserError, AddressError), match=re.escape(said)) as error:
             run_ingest(options)
         assert _code(error.value) == 2
 

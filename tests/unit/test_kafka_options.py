@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.kafka_options import SECRET, KafkaAddressError, kafka_options
+from pipelines.address_options import AddressError
+from pipelines.kafka_options import SECRET, kafka_options
 
 PASSWORD = "hunter2-secret"
 WITH = {SECRET["password"]: PASSWORD}
@@ -55,7 +56,7 @@ def test_a_file_holds_the_secrets(tmp_path: Path) -> None:
     options = kafka_options(f"kafka://a:9092/t?config={file}", {SECRET["password"]: "another"})
     assert options.client()["sasl.password"] == PASSWORD, "the file is nearer than the environment"
     assert options.client()["sasl.username"] == "me"
-    with pytest.raises(KafkaAddressError, match="another one"):
+    with pytest.raises(AddressError, match="another one"):
         kafka_options(f"kafka://you@a:9092/t?config={file}", {})
 
 
@@ -84,13 +85,13 @@ WRONG = {
 
 @pytest.mark.parametrize("address", WRONG)
 def test_what_is_wrong_is_said_without_secrets(address: str) -> None:
-    with pytest.raises(KafkaAddressError, match=WRONG[address]) as error:
+    with pytest.raises(AddressError, match=WRONG[address]) as error:
         kafka_options(address, WITH)
     assert PASSWORD not in str(error.value)
 
 
 def test_a_user_without_password() -> None:
-    with pytest.raises(KafkaAddressError, match="has no password"):
+    with pytest.raises(AddressError, match="has no password"):
         kafka_options("kafka://me@a:9092/t", {})
 
 
@@ -98,7 +99,7 @@ def test_a_user_without_password() -> None:
 def test_a_wrong_file_is_told_without_its_content(tmp_path: Path, text: str) -> None:
     file = tmp_path / "kafka.toml"
     file.write_text(f"{text}\n# {PASSWORD}")
-    with pytest.raises(KafkaAddressError) as error:
+    with pytest.raises(AddressError) as error:
         kafka_options(f"kafka://a:9092/t?config={file}", {})
     assert PASSWORD not in str(error.value) and str(file) in str(error.value)
 

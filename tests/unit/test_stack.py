@@ -82,8 +82,9 @@ def test_topics_of_a_city() -> None:
 
 def test_own_processes(tmp_path: Path) -> None:
     """Their command lines are ones that the commands take."""
-    made = commands("demo", "h:1", tmp_path, 0)
+    made = commands("demo", "h:1", "h:2", tmp_path, 0)
     assert "ingest link" in made and made["ingest link"][-4:-2] == ["--to", "kafka://h:1/events.demo.link"]
+    assert "mqtt://h:2/city/demo/lvl/+" in made["ingest lvl"]
     for command in made.values():
         name, *arguments = command[3:]
         get_command(app).commands[name].make_context(name, arguments)  # type: ignore[attr-defined]

@@ -22,6 +22,7 @@ WRAPPED = {
     "fastapi": {"dashboards", "connectors"},
     "uvicorn": {"dashboards"},
     "confluent_kafka": {"pipelines", "connectors", "sinks"},
+    "paho": {"connectors", "tools"},
     "prometheus_client": {"dashboards"},
     "pyarrow": {"connectors", "sinks"},
     "typer": {"citybrain", "tools"},

@@ -1,4 +1,4 @@
-"""A local stack on loopback: Kafka, mosquitto if the machine has it, Flink with the job of a city; `make stack` runs it.
+"""A local stack on loopback: Kafka, an MQTT broker, Flink with the job of a city; `make stack` runs it.
 
 python -m tools.stack [--city demo] [--folder DIR] [--kafka-port N] [--flink-port N] [--mqtt-port N] [--brain-port N]
 
@@ -25,6 +25,7 @@ from pipelines import catalogue
 from tools.stack import mosquitto, programs, topics
 from tools.stack.broker import Broker
 from tools.stack.flink_cluster import JOB_MANAGER, TASK_MANAGER, Cluster
+from tools.stack.hivemq import HiveMQ
 from tools.stack.leftovers import Started
 from tools.stack.process import Process
 
@@ -49,7 +50,11 @@ class Stack:
         self.broker = Broker(folder / "kafka", ports["kafka"])
         self.cluster = Cluster(folder / "flink", ports["flink"])
         program = mosquitto.binary()
-        self.mqtt = mosquitto.Mosquitto(folder / "mqtt", program, ports["mqtt"]) if program else None
+        self.mqtt: mosquitto.Mosquitto | HiveMQ
+        if program:
+            self.mqtt = mosquitto.Mosquitto(folder / "mqtt", program, ports["mqtt"])
+        else:
+            self.mqtt = HiveMQ(folder / "mqtt", ports["mqtt"])
         self.brain_port = ports["brain"]
 
     def start(self, city: str, servers: bool) -> None:
@@ -57,11 +62,9 @@ class Stack:
         self._start(self.broker.process, self.broker.start)
         topics.create(self.broker.address, topics.topics(city, [stream.name for stream in catalogue.STREAMS]))
         say(f"Kafka       {self.broker.address}")
-        if self.mqtt is None:
-            say("mosquitto   not installed on this machine: no MQTT")
-        else:
-            self._start(self.mqtt.process, self.mqtt.start)
-            say(f"mosquitto   {self.mqtt.address}")
+        self._start(self.mqtt.process, self.mqtt.start)
+        kind = "HiveMQ; mosquitto is not installed" if isinstance(self.mqtt, HiveMQ) else "mosquitto"
+        say(f"MQTT        {self.mqtt.address}  ({kind})")
         self._start(self.cluster.job_manager, self.cluster.start_job_manager)
         self._start(self.cluster.task_manager, self.cluster.start_task_manager)
         of = self.cluster.prometheus
@@ -70,7 +73,10 @@ class Stack:
         if servers:
             return
         say(f"  job       {submit(Options(self.cluster.address, city, self.broker.address))['job']}")
-        for name, command in programs.commands(city, self.broker.address, self.folder, self.brain_port).items():
+        own = programs.commands(city, self.broker.address, self.mqtt.address, self.folder, self.brain_port)
+        if f"ingest {programs.OVER_MQTT}" in own:
+            own["devices"] = programs.devices(city, self.mqtt.address)
+        for name, command in own.items():
             process = Process(name, self.folder / f"{name.replace(' ', '-')}.log")
             self.own.append(process)
             self._start(process, lambda p=process, c=command: p.start(c, lambda: True))  # type: ignore[misc]
