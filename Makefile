@@ -7,13 +7,17 @@ BIN := $(VENV)/bin
 # Flink and Beam want older versions of some packages; jobs and their tests have an environment of their own.
 ENGINES := .venv-engines
 
-.PHONY: run stack test test-server check fix bench oracle crash clean
+.PHONY: run stack servers test test-server check fix bench oracle crash clean
 run: $(VENV)/.ready
 	@exec $(BIN)/citybrain up
 
 # Kafka, Flink with the job of the demo city, mosquitto where it is installed: all on loopback, until Ctrl-C.
 stack: $(ENGINES)/.ready
 	@exec $(ENGINES)/bin/python -m tools.stack
+
+# Those servers alone: no job, no ingest, no brain.
+servers: $(ENGINES)/.ready
+	@exec $(ENGINES)/bin/python -m tools.stack --servers
 
 # Three at a time: a third of the tests wait for processes that they started.
 test: $(VENV)/.ready $(ENGINES)/.ready
