@@ -6,8 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Flink and Beam want older versions of some packages; jobs and their tests have an environment of their own.
 ENGINES := .venv-engines
+# Beam's current release cannot be installed beside Flink.
+BEAM := .venv-beam
 
-.PHONY: run stack servers test test-server check fix bench oracle crash clean
+.PHONY: run stack servers test test-beam test-server check fix bench oracle crash clean
 run: $(VENV)/.ready
 	@exec $(BIN)/citybrain up
 
@@ -23,6 +25,10 @@ servers: $(ENGINES)/.ready
 test: $(VENV)/.ready $(ENGINES)/.ready
 	$(BIN)/python -m pytest -n 3 --dist worksteal -m 'not crash and not oracle'
 	$(ENGINES)/bin/python -m pytest -m 'not crash' tests/engines
+
+# The Beam engine without Flink beside it, on Beam's current release (make test has the one that PyFlink wants).
+test-beam: $(BEAM)/.ready
+	$(BEAM)/bin/python -m pytest tests/engines/test_beam.py tests/engines/test_beam_job.py
 
 # The store's contract suite on a real ClickHouse server; it empties that database. The URL stays off the process list.
 test-server: export CITYBRAIN_SERVER := $(URL)
@@ -73,5 +79,12 @@ $(ENGINES)/.ready: pyproject.toml constraints-engines.txt
 	@$(ENGINES)/bin/python -m tools.compile_ahead
 	@touch $@
 
+$(BEAM)/.ready: pyproject.toml constraints-beam.txt
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer found; name one: make PYTHON=/path/to/python3.12 test-beam" >&2; exit 1; }
+	@echo "setting up $(BEAM) once; this takes a few minutes"
+	@$(PYTHON) -m venv $(BEAM)
+	@$(BEAM)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-beam.txt -e '.[beam,dev]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(ENGINES) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf $(VENV) $(ENGINES) $(BEAM) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
