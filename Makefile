@@ -10,10 +10,13 @@ ENGINES := .venv-engines
 PEERS := .venv-peers
 PEER_NAMES := spark pathway bytewax
 
+# Beam's current release cannot be installed beside Flink.
+BEAM := .venv-beam
+
 # What the page is made of is built from TypeScript, once and when a source changes.
 SCREEN := dashboards/web/.sources
 
-.PHONY: run stack test test-server check fix bench peers oracle crash clean
+.PHONY: run stack servers test test-beam test-server check fix bench peers oracle crash clean
 run: $(VENV)/.ready $(SCREEN)
 	@exec $(BIN)/citybrain up
 
@@ -21,11 +24,19 @@ run: $(VENV)/.ready $(SCREEN)
 stack: $(ENGINES)/.ready $(SCREEN)
 	@exec $(ENGINES)/bin/python -m tools.stack
 
+# Those servers alone: no job, no ingest, no brain.
+servers: $(ENGINES)/.ready
+	@exec $(ENGINES)/bin/python -m tools.stack --servers
+
 # Three at a time: a third of the tests wait for processes that they started.
 test: $(VENV)/.ready $(ENGINES)/.ready $(SCREEN)
 	@$(BIN)/python -m tools.browser
 	$(BIN)/python -m pytest -n 3 --dist worksteal -m 'not crash and not oracle'
 	$(ENGINES)/bin/python -m pytest -m 'not crash' tests/engines
+
+# The Beam engine without Flink beside it, on Beam's current release (make test has the one that PyFlink wants).
+test-beam: $(BEAM)/.ready
+	$(BEAM)/bin/python -m pytest tests/engines/test_beam.py tests/engines/test_beam_job.py
 
 # The store's contract suite on a real ClickHouse server; it empties that database. The URL stays off the process list.
 test-server: export CITYBRAIN_SERVER := $(URL)
@@ -92,6 +103,13 @@ $(SCREEN): $(VENV)/.ready $(shell find dashboards/screen -name node_modules -pru
 	@$(BIN)/python -m tools.screen
 	@touch $@
 
+$(BEAM)/.ready: pyproject.toml constraints-beam.txt
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer found; name one: make PYTHON=/path/to/python3.12 test-beam" >&2; exit 1; }
+	@echo "setting up $(BEAM) once; this takes a few minutes"
+	@$(PYTHON) -m venv $(BEAM)
+	@$(BEAM)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-beam.txt -e '.[beam,dev]'
+	@touch $@
+
 clean:
-	rm -rf dashboards/web dashboards/screen/node_modules $(VENV) $(ENGINES) $(PEERS) .pytest_cache .mypy_cache .ruff_cache \
-		.hypothesis dist
+	rm -rf dashboards/web dashboards/screen/node_modules $(VENV) $(ENGINES) $(PEERS) $(BEAM) .pytest_cache .mypy_cache \
+		.ruff_cache .hypothesis dist

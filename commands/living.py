@@ -100,6 +100,9 @@ def lived(options: Options, stop: threading.Event, city: City, feed: Feed) -> No
         clock = RunClock(beat(), options.speed, options.until)
         board = Board(uuid.uuid4().hex[:8], clock, speed=options.speed)
         waiting.board = board
+        if feed.remote:
+            rollups = sorted(catalogue.rollups(indicators), key=lambda rollup: rollup.pane_ms)
+            board.strides = {rollup.stream.name: rollup.pane_ms for rollup in rollups}
         board.hold("the time before now is being replayed")
         board.unread = dict.fromkeys(("open", "ended"), "what earlier runs stored is being read")
         metrics = Metrics(board)

@@ -68,6 +68,8 @@ class Board:
         self.build = ""
         """Names the files of the page; set with `describe` by whoever serves it."""
         self.stuck_after_ms = stuck_after_ms
+        self.strides: Mapping[str, int] = {}
+        """By how much, in ms, a stream's watermark moves at a time: a pane where manifests tell it."""
         self.unread: dict[str, str] = {}
         """Which episodes of earlier runs, "open" or "ended", are not among `alerts` yet, and why."""
         self.pulse: Pulse | None = None
@@ -243,11 +245,11 @@ class Board:
             if not self._first_reading:
                 reasons.append("there is no first reading yet")
             for stream, advance in sorted(self._advances.items()):
-                stuck = now - advance.at
-                if stuck > self.stuck_after_ms:
+                stuck, allowed = now - advance.at, self.stuck_after_ms + self.strides.get(stream, 0)
+                if stuck > allowed:
                     reasons.append(
                         f"the watermark of stream {stream} has not moved for {stuck // 1000} s "
-                        f"(allowed: {self.stuck_after_ms // 1000} s by the run's clock)"
+                        f"(allowed: {allowed // 1000} s by the run's clock)"
                     )
         return reasons
 

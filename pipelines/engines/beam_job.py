@@ -111,7 +111,7 @@ def run(job: Job) -> None:
         assembled(job, pipeline)
         if job.runner == "flink":
             endpoint = servers.enter_context(flink_server("[local]" if local else master, folder))
-            options.view_as(PortableOptions).job_endpoint = endpoint
+            pipeline.options.view_as(PortableOptions).job_endpoint = endpoint
         result = pipeline.run()
         try:
             while not PipelineState.is_terminal(result.state):

@@ -179,6 +179,18 @@ def test_not_ready_names_every_reason_and_recovers() -> None:
     assert len(f.board.not_ready()) == 2
 
 
+def test_a_watermark_that_moves_pane_by_pane_has_a_pane_more() -> None:
+    f = city(stuck_after_ms=60_000)
+    f.board.strides = {"air": 3_600_000}
+    f.step([reading()], health={"link": {"watermark": START}, "air": {"watermark": START}})
+    f.clock.now += 3_660_000
+    assert [reason.split()[4] for reason in f.board.not_ready()] == ["link"]
+    f.clock.now += 1_000
+    assert f.board.not_ready()[0] == (
+        "the watermark of stream air has not moved for 3661 s (allowed: 3660 s by the run's clock)"
+    )
+
+
 def test_a_run_that_catches_up_is_not_ready_for_that_reason_alone() -> None:
     f = city(stuck_after_ms=60_000)
     f.board.hold("the hour before now is being replayed")

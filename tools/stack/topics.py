@@ -41,7 +41,7 @@ def create(address: str, wanted: Iterable[Topic]) -> None:
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient, NewTopic
 
-    admin = AdminClient({"bootstrap.servers": address})
+    admin = AdminClient({"bootstrap.servers": address, "log_level": 0})
     new = [NewTopic(each.name, each.partitions, 1, config=dict(each.config)) for each in wanted]
     for name, done in admin.create_topics(new).items():
         try:
