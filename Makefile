@@ -16,7 +16,7 @@ BEAM := .venv-beam
 # What the page is made of is built from TypeScript, once and when a source changes.
 SCREEN := dashboards/web/.sources
 
-.PHONY: run stack servers test test-beam test-server check fix bench peers oracle crash clean
+.PHONY: run stack servers test test-beam test-server check fix bench peers screenshots oracle crash clean
 run: $(VENV)/.ready $(SCREEN)
 	@exec $(BIN)/citybrain up
 
@@ -59,6 +59,11 @@ fix: $(VENV)/.ready
 # Writes benchmarks/RESULTS.md; make bench CASES="flink beam" runs some of it.
 bench: $(VENV)/.ready $(ENGINES)/.ready
 	$(BIN)/python -m benchmarks --engines $(ENGINES)/bin/python --peers $(PEERS) $(CASES)
+
+# The pictures of docs/images, of the demo city in a real browser.
+screenshots: $(VENV)/.ready $(SCREEN)
+	@$(BIN)/python -m tools.browser
+	@$(BIN)/python -m tools.screenshots
 
 peers: $(PEER_NAMES:%=$(PEERS)/%/.ready)
 

@@ -8,12 +8,17 @@ const OLD_MS = 300_000;
 /** Each stream: how long nothing came, what was late, what was refused. */
 export class Sources extends View {
   protected override freshness(): [boolean, string] { return [false, ""]; }
+  /** After how long without an event a stream is marked: by the indicator that needs it soonest. */
+  private patience(stream: string): number {
+    const mine = [...this.model.indicators.values()].filter((i) => i.stream === stream && i.levels.includes("city"));
+    return mine.length ? 1000 * Math.min(...mine.map((i) => i.stale_after_s)) : OLD_MS;
+  }
   private lines(): { name: string; text: string; age: string; late: string; refused: string; old: boolean }[] {
     const now = this.model.now() ?? 0;
     return Object.entries(this.model.streams).sort(([a], [b]) => a.localeCompare(b)).map(([name, s]) => {
       const last = s.last_event_at ? Date.parse(s.last_event_at) : null;
       return {
-        name, text: name, age: last === null ? "—" : ago(now - last), old: watching.staleness && (last === null || now - last > OLD_MS),
+        name, text: name, age: last === null ? "—" : ago(now - last), old: watching.staleness && (last === null || now - last > this.patience(name)),
         late: s.accepted ? percent((s.late ?? 0) / s.accepted) : "—", refused: number((s.rejected ?? 0) + (s.quarantined ?? 0), 0),
       };
     });
