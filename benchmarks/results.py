@@ -80,7 +80,7 @@ def section(found: Found) -> str:
 def merged(text: str, found: Mapping[str, str], order: Sequence[str]) -> str:
     """The file with these sections replaced or added, in the order of the cases; those of cases that are no more go."""
     parts = SECTION.split(text)
-    kept = {name: f"## {name}\n{body.rstrip()}\n" for name, body in zip(parts[1::2], parts[2::2], strict=True)}
+    kept = {name: f"## {name}\n\n{body.strip()}\n" for name, body in zip(parts[1::2], parts[2::2], strict=True)}
     kept |= found
     return "\n".join([HEADER, *(kept[name] for name in order if name in kept)])
 

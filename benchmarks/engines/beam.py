@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -124,8 +125,6 @@ def streaming(address: str, city: str, events: int, parallelism: int = 1) -> Ans
         os.kill(os.getpid(), signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    import threading
-
     threading.Thread(target=guard, daemon=True).start()
     try:
         run(Job(city, ROLLUPS, {"bootstrap.servers": address}, runner="flink", parallelism=parallelism))

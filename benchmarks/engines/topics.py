@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 import threading
@@ -33,6 +34,8 @@ def serve() -> Answer:
     """A broker until stdin closes; prints its address and process id first."""
     from tools.stack.broker import Broker
 
+    # The broker is in a session of its own, so a signal for all of a benchmark's processes does not end it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="citybrain-bench-") as folder:
         broker = Broker(Path(folder), heap_mb=1024)
         broker.start()
