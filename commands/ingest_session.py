@@ -104,6 +104,11 @@ class Session:
         names = [*targets]
         ours = [(source, names[n]) for source, n in opened.sources]
         given = [(s, part) for s, part in ours if known is None or follows or s.input in known]
+        if plan.live and known is not None and (gone := sorted({*known} - {s.input for s, _ in ours})):
+            raise UserError(
+                f"ingest {plan.id!r} of {plan.target.shown} has read {', '.join(gone[:3])} before, which is not there now; "
+                "give the --data folder that it had, or give this one an --id of its own"
+            )
         writer = self.writer = LogWriter(
             plan.city.id, plan.id, plan.stream,
             [Attached(s, Input(s.input, part, plan.disorder_ms)) for s, part in given], targets,

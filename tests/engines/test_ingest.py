@@ -521,3 +521,7 @@ def test_pushes_go_through_the_spool(broker: Broker, tmp_path: Path) -> None:
     records = log_of(broker, partition)
     assert sorted(orjson.loads(r)["t"] for r in events_of(records)) == [now + n for n in range(200)]
     assert never_falls(records) > 0
+    elsewhere = Here(address, to, "push", data=tmp_path / "elsewhere")
+    with elsewhere:
+        elsewhere._thread.join(60)
+    assert "has read push:s1:link before, which is not there now" in str(elsewhere.error), elsewhere.error
