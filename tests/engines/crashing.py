@@ -39,7 +39,9 @@ PARTITIONS: Final = 2
 COPIED, DELAYED, DELAY = 0.01, 0.02, 150
 """Shares of the records that come twice and that come later, by so many records: the simulated city has few of them."""
 SHARE, PIECE_S = 0.06, 0.2
-"""Of what may be sent now so much is a piece; so it becomes less and less, and never nothing."""
+"""Of what may be sent now so much is a piece, and at least one record: a stream that fell silent would be idle (rule 8)."""
+KEPT = 0.05
+"""What is left for the end."""
 LONGEST_S: Final = 120.0
 Ends = dict[str, list[int]]
 """Of each stream, where the partitions of its log end."""
@@ -79,7 +81,8 @@ class Feed:
 
     def _run(self) -> None:
         while not self._stop.wait(PIECE_S):
-            self._send(math.ceil((self._allowed - self.sent) * SHARE))
+            if self.left > len(self._records) * KEPT:
+                self._send(max(1, math.ceil((self._allowed - self.sent) * SHARE)))
 
     def _send(self, count: int) -> None:
         for topic, partition, value in self._records[self.sent : self.sent + count]:
