@@ -186,7 +186,9 @@ def _collect(client: subprocess.Popen[bytes], seen: list[Answer]) -> None:
 
 
 def _measured(seen: list[Answer], writer: _Writer) -> Answer:
-    """Event number k was due at `began` + k / rate; a provisional number with so many samples shows all before it."""
+    """Event number k was due at `began` + k / rate; a number with so many samples shows all before it. One that no provisional
+    number shows is shown by the final one, and its latency counts; but not those of the last second of the window, after
+    which the page shows the next window."""
     boundary = LEAD_S * writer.rate
     shown = np.full(boundary, np.nan)
     finals = [one["at"] for one in seen if one["window_end"] == START and not one["provisional"]]
@@ -194,14 +196,16 @@ def _measured(seen: list[Answer], writer: _Writer) -> Answer:
         if one["provisional"] and one["window_end"] == START:
             fresh = shown[: min(one["samples"], boundary)]
             fresh[np.isnan(fresh)] = one["at"]
-    latency = (shown - (writer.began + np.arange(boundary) / writer.rate))[WARM_S * writer.rate :]
-    known = latency[~np.isnan(latency)]
+    watched = slice(WARM_S * writer.rate, boundary - writer.rate)
+    provisional = int((~np.isnan(shown[watched])).sum())
+    shown[np.isnan(shown)] = min(finals, default=np.nan)
+    latency = (shown - (writer.began + np.arange(boundary) / writer.rate))[watched]
     final = min(finals) - writer.ends - DISORDER_MS / 1000 if finals else None
     told = [one["samples"] for one in seen if one["window_end"] == START and not one["provisional"]]
     return {
-        "provisional_p50": float(np.quantile(known, 0.5)) if len(known) else None,
-        "provisional_p99": float(np.quantile(known, 0.99)) if len(known) else None,
-        "shown": len(known), "watched": len(latency), "final_after": final, "final_samples": told[0] if told else None,
+        "provisional_p50": float(np.quantile(latency, 0.5)) if provisional else None,
+        "provisional_p99": float(np.quantile(latency, 0.99)) if provisional else None,
+        "shown": provisional, "watched": len(latency), "final_after": final, "final_samples": told[0] if told else None,
         "numbers_seen": len(seen), "expected": boundary,
     }  # fmt: skip
 
