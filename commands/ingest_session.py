@@ -14,6 +14,7 @@ from commands.inputs import UserError
 from pipelines import canonical, catalogue, state_records
 from pipelines.canonical import control_topic, dead_topic
 from pipelines.delivery import Attached
+from pipelines.job_counts import JobCounts
 from pipelines.kafka_client import Cluster, Stopped, say
 from pipelines.kafka_options import KafkaFailed
 from pipelines.log_writer import ABOUT, LogWriter, Records, claimed, saved_places
@@ -44,8 +45,10 @@ class Session:
         stop: threading.Event,
         until: int | None,
         owner: str,
+        counts: JobCounts | None = None,
     ) -> None:
-        """`owner` names this process."""
+        """`owner` names this process, `counts` is told of what it does."""
+        self._counts = counts or JobCounts()
         self.plan, self.cluster, self.clock, self.stop, self.until = plan, cluster, clock, stop, until
         self.owner, self._before = owner, owner
         self.writer: LogWriter | None = None
@@ -71,6 +74,10 @@ class Session:
         """Whether another process has this ingest now."""
         parts, _, _ = self._saved()
         return "run" in parts and parts["run"]["owner"] not in (self.owner, self._before)
+
+    @property
+    def sources(self) -> list[Source]:
+        return [*self._sources]
 
     def close(self) -> None:
         for source in self._sources:
@@ -202,7 +209,10 @@ class Session:
         return {canonical.part_of(name, n): n for n in free}
 
     def _commit(self, writer: LogWriter) -> None:
-        self._log.commit(writer.batch(self.clock(), self._state))
+        began, runs = time.monotonic(), writer.batch(self.clock(), self._state)
+        self._log.commit(runs)
+        self._counts.wrote(sum(len(run.records) for run in runs if run.topic == self.plan.target.topic))
+        self._counts.durable(began)
         self.batches += 1
         writer.intake.commit(writer.intake.positions)
 

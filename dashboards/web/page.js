@@ -322,8 +322,9 @@ function drawSources() {
     const s = state.streams[name];
     const past = (iso) => (iso ? ago(now() - Date.parse(iso)) : t("none"));
     const refused = (s.rejected || 0) + (s.quarantined || 0);
+    rows[i].title = (s.notes || []).join("\n");
     cells(rows[i], [
-      [name, ""], [past(s.last_event_at), "right-aligned small"], [past(s.watermark), "right-aligned small"],
+      [s.notes ? `${name} ⚠` : name, ""], [past(s.last_event_at), "right-aligned small"], [past(s.watermark), "right-aligned small"],
       [s.accepted ? percent((s.late || 0) / s.accepted) : t("none"), "right-aligned small"],
       [number(refused, 0), "right-aligned small"],
     ]);
