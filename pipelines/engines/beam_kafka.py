@@ -243,7 +243,7 @@ class Read(beam.DoFn):  # type: ignore[misc]
                 RECORDS_IN.inc(len(messages))
                 RECORDS_LATE.inc(late)
                 at = {part_of(log.topic, number): messages[-1].offset() + 1}
-                COUNTS.read(stream_of(log.topic), len(messages), late, min(stamps.wms), at)
+                COUNTS.read(stream_of(log.topic), len(messages), late, min(stamps.get_estimator_state()), at)
             if max(stop) < FOREVER and time.monotonic() - reader.heard > STALLED_S:
                 raise TimeoutError(
                     f"{log.topic} gave nothing for {STALLED_S:.0f} s at offsets {reader.at}, before its ends at {stop}; "

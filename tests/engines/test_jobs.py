@@ -31,7 +31,7 @@ from tools.stack.broker import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 STREAMS = ("air", "link")
-LONGEST_S = 180
+LONGEST_S = 240
 Samples = Mapping[tuple[str, ...], float]
 
 
