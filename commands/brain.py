@@ -179,7 +179,6 @@ class Following(Live):
         self.feed, self._looked = feed, 0.0
         self._streams = {name: s for name, s in a.run.streams.items() if isinstance(s, RemoteStream)}
         self._marks: list[Marking] = []
-        self._told = {name: sum(stream.jobs.counts.values()) for name, stream in self._streams.items()}
         for stream in self._streams.values():
             stream.jobs.topics = feed.topics
         if a.metrics.watched is not None:
@@ -228,11 +227,7 @@ class Following(Live):
                 stream.jobs.marked(marking.ends, largest, min(stream.closed().values()))
         self._marks = waiting
         for name, stream in self._streams.items():
-            found, self._told[name] = (
-                sum(stream.jobs.counts.values()) - self._told[name],
-                sum(stream.jobs.counts.values()),
-            )
-            for finding in stream.jobs.findings[-found:] if found else ():
+            for finding in stream.jobs.unsaid():
                 say(f"warning: stream {name}: {finding.text}")
 
     def go(self, now: int, wall: Callable[[], int] | None = None) -> None:

@@ -91,6 +91,8 @@ class Session:
         parts, records, _ = self._saved()
         now = self.clock()
         about = parts.get(ABOUT, {})
+        if "run" in parts and ABOUT not in parts:
+            raise KafkaFailed(f"{self._state_of()} was deleted and made again while it was written: half of it is gone")
         if "run" not in parts:  # nothing but its partitions, of a first start that was killed
             parts = {}
         else:
@@ -206,7 +208,16 @@ class Session:
         if (more := wanted - len(free)) > 0:
             free += range(topic.partitions, topic.partitions + more)
             ensured(self.cluster, name, topic.partitions + more)
+        if written := [n for n, end in self.cluster.ends(name).items() if n in free and end]:
+            raise KafkaFailed(
+                f"partition {written[0]} of {self.plan.target.shown} has records, and {self._state_of()} knows of nobody who "
+                "wrote them: that topic was deleted or made again, and where each source is to go on is gone with it. To read "
+                "them from their beginnings delete the log too"
+            )
         return {canonical.part_of(name, n): n for n in free}
+
+    def _state_of(self) -> str:
+        return f"topic {state_records.topic(self.plan.city.id)!r}"
 
     def _commit(self, writer: LogWriter) -> None:
         began, runs = time.monotonic(), writer.batch(self.clock(), self._state)

@@ -50,6 +50,7 @@ class JobWatch:
         self.findings: list[Finding] = []
         self.counts: Counter[str] = Counter(dict.fromkeys(get_args(Kind), 0))
         """Findings by their kind."""
+        self._unsaid: list[Finding] = []
         self._announced: dict[str, Announcement] = {}
         self._begun: list[str] = []
         """Jobs whose rows came."""
@@ -138,8 +139,14 @@ class JobWatch:
         return max(sure, min([kept, *open_]))
 
     def _find(self, kind: Kind, text: str, at: int) -> None:
-        self.findings = [*self.findings[-KEPT:], Finding(at, kind, text)]
+        self.findings = [*self.findings[-KEPT:], found := Finding(at, kind, text)]
+        self._unsaid = [*self._unsaid[-KEPT:], found]
         self.counts[kind] += 1
+
+    def unsaid(self) -> list[Finding]:
+        """What was found since the last call, or since the start."""
+        found, self._unsaid = self._unsaid, []
+        return found
 
     # ------------------------------------------------------------ the checkpoint
     def saved(self) -> dict[str, Any]:

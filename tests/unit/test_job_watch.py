@@ -64,6 +64,7 @@ def test_gap(first: int | None, kept: dict[str, int] | None, gap: bool) -> None:
         assert f"job two starts at record {first} of {PART}" in one.findings[0].text
     again = JobWatch(STREAM.name, [DEMO_ROLLUP])
     again.load(orjson.loads(orjson.dumps(one.saved())))
+    assert [finding.kind for finding in one.unsaid()] == ["gap"] * gap and not again.unsaid()
     again.begins("two", 10 * PANE, 3)
     assert again.findings == one.findings and again.counts == one.counts, "told once, over restarts"
 
@@ -156,6 +157,7 @@ def test_older_definitions_are_set_aside(theirs: Rollup) -> None:
     letters = one.stream.dead_letters()
     assert sum(one.stream.set_aside.values()) == 6 and len(letters) == 1
     assert letters[0].reason == "set_aside" and "older" in letters[0].detail and NAME in letters[0].detail
+    assert one.stream.jobs.unsaid() == one.stream.jobs.findings, "found when the brain was started, said then"
     assert [(f.kind, "job old" in f.text, "older" in f.text) for f in one.stream.jobs.findings] == [
         ("definition", True, True)
     ]
