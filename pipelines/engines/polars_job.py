@@ -21,6 +21,7 @@ from pipelines.engines.polars_engine import PolarsEngine
 from pipelines.engines.row_records import manifest_records, row_records
 from pipelines.job_counts import JobCounts
 from pipelines.kafka_client import Stopped, refused
+from pipelines.kafka_options import KafkaFailed
 from pipelines.model import NEVER, PlaceRegistry, Stamped
 from pipelines.rollup import Rollup
 from pipelines.streams import Stream
@@ -149,7 +150,11 @@ def run(
         counts.wrote(written - counts.records_out)
         if positions:
             at = [TopicPartition(log.topic, log.number, off) for log, off in positions]
-            cluster.asked(lambda: consumer.commit(offsets=at, asynchronous=False), "positions cannot be committed")
+            try:
+                cluster.asked(lambda: consumer.commit(offsets=at, asynchronous=False), "positions cannot be committed")
+            except KafkaFailed:
+                logs.check()  # which says more of a log that was deleted
+                raise
             counts.durable(began)
 
     try:

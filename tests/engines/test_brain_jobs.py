@@ -25,7 +25,7 @@ START = "2026-03-02T08:00:00+08:00"
 STEPS = [f"2026-03-02T0{8 + n // 6}:{n % 6}0:00+08:00" for n in range(1, 5)]
 """Ends of ten minutes each."""
 LOG = canonical.topic("demo", "http")
-LONGEST_S = 120
+LONGEST_S = 240
 
 
 @pytest.fixture
@@ -118,18 +118,18 @@ def test_what_the_brain_says_of_jobs(broker: str, tmp_path: Path) -> None:
         said = log.read_text()
         assert said.count("starts at record") == 1 and f"of {LOG}/0, and up to" in said, said[-2000:]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0, log.read_text()[-3000:]
+        assert process.wait(LONGEST_S) == 0, log.read_text()[-3000:]
     with running(log, *brain) as process:
         told(port, log, process, gaps)
         time.sleep(3)
         assert log.read_text().count("starts at record") == 1, "said once, over restarts"
         town.admin.delete_topics([LOG])[LOG].result(30)
         create(broker, [(LOG, 1)])
-        assert process.wait(60) == 1
+        assert process.wait(LONGEST_S) == 1
     line = f"topic {LOG!r} of {broker} was deleted"
     assert line in log.read_text()
     with running(log, *brain) as process:
-        assert process.wait(60) == 1
+        assert process.wait(LONGEST_S) == 1
     assert log.read_text().count(line) == 2 and "Traceback" not in log.read_text()
     jobs = {orjson.loads(record)["job"] for record in read(broker, "rows.demo")}
     print(f"\n{counters['on_time']:,} events on time and {counters['late']} late, by {len(jobs)} jobs")

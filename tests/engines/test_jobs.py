@@ -20,11 +20,15 @@ from confluent_kafka.admin import AdminClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from commands import jobs
-from pipelines import canonical
+from commands.inputs import city_of
+from connectors.simulator_source import write_files
+from pipelines import canonical, catalogue
 from pipelines.announcement import Announcement, definition
 from pipelines.engines import polars_job
+from pipelines.ingest import COUNTERS
 from pipelines.kafka_client import Cluster, Connection
 from pipelines.kafka_options import KafkaFailed, cluster_options
+from pipelines.streams import MINUTE_MS
 from tests.engines.kafka import create, read, write
 from tests.engines.logs import Log, logs, rollups
 from tools.stack.broker import free_port
@@ -164,6 +168,43 @@ def test_metrics_and_announcement(engine: str, broker: str, tmp_path: Path) -> N
     jobs_of_rows = {orjson.loads(record)["job"] for record in town.rows()}
     assert jobs_of_rows == {one.job for one in announced.values()}
     print(f"\n{engine}: {sum(whole.values()):,} records in, {sum(late.values())} late, {count:,} out")
+
+
+def test_metrics_of_an_ingest(broker: str, tmp_path: Path) -> None:
+    """Counters as of rule 11, and the lag of its source, while it runs."""
+    streams, city, start = {s.name: s for s in catalogue.STREAMS}, city_of("demo"), 1_772_409_600_000
+    write_files(city, streams, start, start + 2 * MINUTE_MS, tmp_path)
+    lines = (tmp_path / "link.ndjson").read_bytes().splitlines()
+    town, port, log = Town("ingested", 23, broker, tmp_path), free_port(), tmp_path / "log"
+    create(broker, [("sensors.ingested", 2)])
+    write(broker, "sensors.ingested", [[*lines[::2], lines[0]], [*lines[1::2], b"broken", b"[]"]])
+    command = [
+        sys.executable, "-m", "citybrain", "ingest", "--city", str(town.pack), "--source",
+        f"kafka://{broker}/sensors.ingested", "--to", f"kafka://{broker}/events.ingested.link",
+        "--metrics", f"127.0.0.1:{port}",
+    ]  # fmt: skip
+    with log.open("wb") as said, subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said) as process:
+        try:
+            wanted = {
+                "citybrain_events_received_total": {("link",): len(lines) + 3.0},
+                "citybrain_events_rejected_total": {("link",): 2.0},
+                "citybrain_lag_records": {(f"sensors.ingested/{n}",): 0.0 for n in range(2)},
+            }
+            found = until(port, process, log, wanted)
+            told = {name: found[f"citybrain_events_{name}_total"]["link",] for name in COUNTERS}
+            assert told["received"] == sum(told[x] for x in ("accepted", "duplicate", "rejected", "quarantined"))
+            assert told["accepted"] == told["on_time"] + told["late"] > 100
+            ends = time.monotonic() + LONGEST_S
+            while (found := scraped(port)).get("citybrain_records_out_total", {}).get((), 0) < told["accepted"]:
+                assert time.monotonic() < ends
+                time.sleep(0.5)
+            assert found["citybrain_checkpoint_last_duration_seconds"][()] > 0
+            assert 0 <= found["citybrain_durable_age_seconds"][()] < 60
+            assert found["citybrain_watermark_delay_seconds"]["link",] > 0
+        finally:
+            process.terminate()
+            process.wait(60)
+    print(f"\ningest: {told}")
 
 
 def test_metrics_have_an_address(broker: str, tmp_path: Path) -> None:
