@@ -52,6 +52,9 @@ StorePath = Annotated[
     typer.Option("--store", help="The store: a folder or chdb:///abs/dir (default: that of --data and --city)."),
 ]
 Data = Annotated[Path | None, typer.Option("--data", help="Folder of the store (default: the user's data folder).")]
+MetricsAddress = Annotated[
+    str | None, typer.Option("--metrics", help="Serves /metrics for Prometheus at HOST:PORT; port 0 takes a free one.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
 
 
@@ -173,6 +176,7 @@ def ingest(
         Path | None,
         typer.Option("--data", help="Pushes, MQTT: folder of tokens and spools (default: the user's data folder)."),
     ] = None,
+    metrics: MetricsAddress = None,
 ) -> None:
     """Any source, checked and stamped once, onto the canonical log on Kafka. Ctrl-C ends it; started again it goes on.
     Prints one JSON object: what was received and accepted."""
@@ -187,7 +191,7 @@ def ingest(
     except ModuleNotFoundError as error:
         raise UserError(f"ingest needs the package {error.name}; pip install 'citybrain[kafka]'") from None
     ends = instant(until, "--until") if until else None
-    options = Options(tuple(source), to, id_, format_, map_, city, disorder, ends, seed, data)
+    options = Options(tuple(source), to, id_, format_, map_, city, disorder, ends, seed, data, metrics)
     sys.stdout.write(orjson.dumps(run(options, stop)).decode() + "\n")
 
 
@@ -392,6 +396,7 @@ def run_job(
         str, typer.Option(help="`polars`, `flink` in a Java of its own, or `beam` on its Flink runner.")
     ] = "polars",
     parallelism: Annotated[int, typer.Option(min=1, help="Of Flink and Beam.")] = 1,
+    metrics: MetricsAddress = None,
 ) -> None:
     """An engine job: groups the logs `events.<city>.*` into `rows.<city>` until Ctrl-C. For a Flink cluster see `submit`."""
     stop = told_to_end()
@@ -401,7 +406,7 @@ def run_job(
         from commands.jobs import run
     except ModuleNotFoundError as error:
         raise UserError(f"run needs the package {error.name}; pip install 'citybrain[kafka]'") from None
-    run(city or "demo", kafka, engine, parallelism, stop)
+    run(city or "demo", kafka, engine, parallelism, stop, metrics)
 
 
 @app.command()

@@ -15,6 +15,8 @@ from typing import Any, Final
 from commands.clocks import WallClock
 from commands.ingest_inputs import Options, Plan, planned
 from commands.ingest_session import Session
+from commands.job_metrics import exposed_ingest
+from pipelines.job_counts import JobCounts
 from pipelines.kafka_client import Cluster, Connection, Stopped, say
 from pipelines.kafka_options import KafkaFailed, KafkaOptions
 from pipelines.log_writer import LogWriter
@@ -36,19 +38,28 @@ def ingest(options: Options, stop: threading.Event) -> dict[str, Any]:
 
     plan = planned(options, clusters, wall)
     try:
-        last = sessions(plan, clusters(plan.target), wall, stop, options.until)
+        running: list[Session] = []
+        with exposed_ingest(options.metrics, counts := JobCounts(), lambda: running[-1] if running else None):
+            last = sessions(plan, clusters(plan.target), wall, stop, options.until, counts, running.append)
     finally:
         plan.close()
     return summary(plan, last.writer, time.perf_counter() - started)
 
 
 def sessions(
-    plan: Plan, cluster: Cluster, wall: Callable[[], int], stop: threading.Event, until: int | None
+    plan: Plan,
+    cluster: Cluster,
+    wall: Callable[[], int],
+    stop: threading.Event,
+    until: int | None,
+    counts: JobCounts,
+    begun: Callable[[Session], None],
 ) -> Session:
-    """One after the other, until one ends as it should; returns that."""
+    """One after the other, each told to `begun`, until one ends as it should; returns that."""
     lost, owner = 0, uuid.uuid4().hex
     while True:
-        session = Session(plan, cluster, wall, stop, until, owner)
+        session = Session(plan, cluster, wall, stop, until, owner, counts)
+        begun(session)
         try:
             session.run()
         except Stopped:

@@ -40,6 +40,8 @@ class Options:
     until: int | None = None
     seed: int = 1
     data: Path | None = None
+    metrics: str | None = None
+    """Where to serve them, HOST:PORT."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from commands.inputs import UserError
 from pipelines import canonical, catalogue, state_records
 from pipelines.canonical import control_topic, dead_topic
 from pipelines.delivery import Attached
+from pipelines.job_counts import JobCounts
 from pipelines.kafka_client import Cluster, Stopped, say
 from pipelines.kafka_options import KafkaFailed
 from pipelines.log_writer import ABOUT, LogWriter, Records, claimed, saved_places
@@ -44,8 +45,10 @@ class Session:
         stop: threading.Event,
         until: int | None,
         owner: str,
+        counts: JobCounts | None = None,
     ) -> None:
-        """`owner` names this process."""
+        """`owner` names this process, `counts` is told of what it does."""
+        self._counts = counts or JobCounts()
         self.plan, self.cluster, self.clock, self.stop, self.until = plan, cluster, clock, stop, until
         self.owner, self._before = owner, owner
         self.writer: LogWriter | None = None
@@ -72,6 +75,10 @@ class Session:
         parts, _, _ = self._saved()
         return "run" in parts and parts["run"]["owner"] not in (self.owner, self._before)
 
+    @property
+    def sources(self) -> list[Source]:
+        return [*self._sources]
+
     def close(self) -> None:
         for source in self._sources:
             source.close()
@@ -84,6 +91,8 @@ class Session:
         parts, records, _ = self._saved()
         now = self.clock()
         about = parts.get(ABOUT, {})
+        if "run" in parts and ABOUT not in parts:
+            raise KafkaFailed(f"{self._state_of()} was deleted and made again while it was written: half of it is gone")
         if "run" not in parts:  # nothing but its partitions, of a first start that was killed
             parts = {}
         else:
@@ -204,10 +213,22 @@ class Session:
         if (more := wanted - len(free)) > 0:
             free += range(topic.partitions, topic.partitions + more)
             ensured(self.cluster, name, topic.partitions + more)
+        if written := [n for n, end in self.cluster.ends(name).items() if n in free and end]:
+            raise KafkaFailed(
+                f"partition {written[0]} of {self.plan.target.shown} has records, and {self._state_of()} knows of nobody who "
+                "wrote them: that topic was deleted or made again, and where each source is to go on is gone with it. To read "
+                "them from their beginnings delete the log too"
+            )
         return {canonical.part_of(name, n): n for n in free}
 
+    def _state_of(self) -> str:
+        return f"topic {state_records.topic(self.plan.city.id)!r}"
+
     def _commit(self, writer: LogWriter) -> None:
-        self._log.commit(writer.batch(self.clock(), self._state))
+        began, runs = time.monotonic(), writer.batch(self.clock(), self._state)
+        self._log.commit(runs)
+        self._counts.wrote(sum(len(run.records) for run in runs if run.topic == self.plan.target.topic))
+        self._counts.durable(began)
         self.batches += 1
         writer.intake.commit(writer.intake.positions)
 

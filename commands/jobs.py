@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -10,18 +11,26 @@ from typing import Final
 
 from commands.engines import EMBEDDED, refuse_missing
 from commands.inputs import UserError, city_of
+from commands.job_metrics import exposed
+from dashboards.flink_metrics import PLUGIN
 from pipelines import canonical, catalogue
+from pipelines.announcement import new_id
 from pipelines.engines.grouped_apart import JobFailed
+from pipelines.engines.job_logs import JobLogs
 from pipelines.kafka_client import Cluster, Connection, Stopped, say
-from pipelines.kafka_options import cluster_options
+from pipelines.kafka_options import KafkaFailed, cluster_options
 from pipelines.rollup import Rollup
 from sinks.kafka_log import ensured
 
 LOOK_S: Final = 0.5
+LOGS_S: Final = 5.0
+"""How often it looks whether the logs are still the same."""
 
 
-def run(city_name: str, kafka: str, engine: str, parallelism: int, stop: threading.Event) -> None:
-    """Until `stop` is set, or the job fails."""
+def run(
+    city_name: str, kafka: str, engine: str, parallelism: int, stop: threading.Event, metrics: str | None = None
+) -> None:
+    """Until `stop` is set, or the job fails. `metrics`: where to serve them."""
     refuse_missing(engine)
     city = city_of(city_name)
     options = cluster_options(kafka, canonical.rows_topic(city.id))
@@ -32,26 +41,37 @@ def run(city_name: str, kafka: str, engine: str, parallelism: int, stop: threadi
     cluster = Cluster(Connection(options), stop.is_set)
     try:
         ensured(cluster, options.topic, 1)
+        ensured(cluster, canonical.control_topic(city.id), 1)
         known = catalogue.rollups(catalogue.for_city(city))
         there = logged(cluster, city.id, dict.fromkeys(r.stream.name for r in known), stop)
+        rollups = [rollup for rollup in known if rollup.stream.name in there]
+        say(f"{engine} groups {', '.join(r.name for r in rollups)} of {city.en}  (Ctrl-C ends it)")
+        _run(engine, rollups, JobLogs(cluster, city.id, there), parallelism, stop, metrics)
     except Stopped:
         return
-    rollups = [rollup for rollup in known if rollup.stream.name in there]
-    say(f"{engine} groups {', '.join(r.name for r in rollups)} of {city.en}  (Ctrl-C ends it)")
-    client = {"bootstrap.servers": options.servers}
-    match engine:
-        case "polars":
-            from pipelines.engines.polars_job import run as group
 
-            try:
-                ensured(cluster, canonical.open_topic(city.id), 1, canonical.OPEN_TOPIC)
-            except Stopped:
-                return
-            say(f"ended, {group(city.id, rollups, options, stop):,} rows and manifests written")
-        case "flink":
-            _flink(city.id, rollups, client, parallelism, stop)
-        case "beam":
-            _beam(city.id, rollups, client, parallelism)
+
+def _run(
+    engine: str, rollups: Sequence[Rollup], logs: JobLogs, parallelism: int, stop: threading.Event, metrics: str | None
+) -> None:
+    city, job = logs.city, new_id(engine)
+    client = {"bootstrap.servers": logs.cluster.connection.options.servers}
+    with exposed(metrics, engine, logs) as shown:
+        match engine:
+            case "polars":
+                from pipelines.engines import polars_job
+
+                ensured(logs.cluster, canonical.open_topic(city), 1, canonical.OPEN_TOPIC)
+                starts = logs.starts(polars_job.group_of(city))
+                logs.announce(job, engine, rollups, starts)
+                written = polars_job.run(city, rollups, logs, starts, job, shown.counts)
+                say(f"ended, {written:,} rows and manifests written")
+            case "flink":
+                logs.announce(job, engine, rollups, logs.starts())
+                _flink(job, rollups, client, parallelism, logs, stop, shown.flink_settings)
+            case "beam":
+                logs.announce(job, engine, rollups, logs.starts())
+                _beam(job, rollups, client, parallelism, logs, stop)
 
 
 def logged(cluster: Cluster, city: str, streams: Iterable[str], stop: threading.Event) -> list[str]:
@@ -67,11 +87,20 @@ def logged(cluster: Cluster, city: str, streams: Iterable[str], stop: threading.
 
 
 def _flink(
-    city: str, rollups: Sequence[Rollup], client: Mapping[str, str], parallelism: int, stop: threading.Event
+    job_id: str,
+    rollups: Sequence[Rollup],
+    client: Mapping[str, str],
+    parallelism: int,
+    logs: JobLogs,
+    stop: threading.Event,
+    settings: Mapping[str, str],
 ) -> None:
+    from pipelines.engines.flink_home import plugin
     from pipelines.engines.flink_job import Job, submitted
 
-    job, failed = submitted(Job(city, rollups, client, parallelism=parallelism)), list[Exception]()
+    plugins = plugin(PLUGIN) if settings else ()
+    job = submitted(Job(logs.city, rollups, client, False, parallelism, settings, plugins, job_id))
+    failed = list[Exception]()
 
     def wait() -> None:
         try:
@@ -81,19 +110,57 @@ def _flink(
 
     waiting = threading.Thread(target=wait, daemon=True)
     waiting.start()
-    while waiting.is_alive() and not stop.wait(LOOK_S):
+    another = _watched(logs, stop)
+    while waiting.is_alive() and not another and not stop.wait(LOOK_S):
         pass
+    if waiting.is_alive():
+        job.get_job_client().cancel().result()
+    if another:
+        raise another[0]
     if not stop.is_set():
         said = [line.strip() for line in str(*failed).splitlines() if "Caused by" in line] or [str(*failed)[:500]]
         raise JobFailed(f"the Flink job ended: {said[-1]}")
-    job.get_job_client().cancel().result()
 
 
-def _beam(city: str, rollups: Sequence[Rollup], client: Mapping[str, str], parallelism: int) -> None:
+def _watched(logs: JobLogs, stop: threading.Event, end: bool = False) -> list[KafkaFailed]:
+    """Has a thread look at the logs, for an engine that goes on from the beginning of a log that was made again and says
+    nothing; the list gets what it finds. `end`: it ends this process's main thread too."""
+    found = list[KafkaFailed]()
+
+    def look() -> None:
+        while not stop.wait(LOGS_S):
+            try:
+                logs.check()
+            except Stopped:
+                return
+            except KafkaFailed as error:
+                found.append(error)
+                if end:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    threading.Thread(target=look, name="logs", daemon=True).start()
+    return found
+
+
+def _beam(
+    job_id: str,
+    rollups: Sequence[Rollup],
+    client: Mapping[str, str],
+    parallelism: int,
+    logs: JobLogs,
+    stop: threading.Event,
+) -> None:
     """On Beam's Flink runner in Java of its own, which an exception ends."""
     from pipelines.engines.beam_job import Job
     from pipelines.engines.beam_job import run as group
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))
-    group(Job(city, rollups, client, runner="flink", parallelism=parallelism))
+    another = _watched(logs, stop, end=True)
+    try:
+        group(Job(logs.city, rollups, client, runner="flink", parallelism=parallelism, id=job_id))
+    except SystemExit:
+        if another:
+            raise another[0] from None
+        raise

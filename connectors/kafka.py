@@ -97,6 +97,11 @@ class KafkaSource:
     def ended(self) -> bool:
         return False
 
+    @property
+    def position(self) -> int:
+        """The offset that is read next."""
+        return self._position
+
     def seek(self, position: int) -> None:
         """The next `read` starts with the first record of that offset or later."""
         self.close()

@@ -55,6 +55,9 @@ class Partition:
             if (error := message.error()) is None:
                 self._cluster.connection.answered()
                 self._take(message.offset(), message.value() or b"")
+            elif error.code() == error._PARTITION_EOF:  # markers of transactions are no messages
+                self._cluster.connection.answered()
+                self.end = message.offset()
             elif error.fatal() or error.code() == error._AUTO_OFFSET_RESET:
                 from pipelines.kafka_client import refused
 
@@ -81,7 +84,8 @@ class Partition:
 
         consumer = Consumer(
             {**self._cluster.connection.settings(), "group.id": "citybrain-brain", "fetch.queue.backoff.ms": 10,
-             "enable.auto.commit": False, "isolation.level": "read_committed", "auto.offset.reset": "error"}
+             "enable.auto.commit": False, "isolation.level": "read_committed", "auto.offset.reset": "error",
+             "enable.partition.eof": True}
         )  # fmt: skip
         start = min(view.position for view in self.views.values())
         at = TopicPartition(self.topic, self.number, start or OFFSET_BEGINNING)

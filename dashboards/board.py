@@ -36,6 +36,8 @@ class StreamHealth(TypedDict, total=False):
     quarantined: int
     on_time: int
     late: int
+    notes: list[str]
+    """What was found of the engine jobs that group it elsewhere; absent where there is nothing to say."""
 
 
 @dataclass(slots=True)

@@ -80,6 +80,7 @@ METRICS: Final[tuple[Documented, ...]] = (
     Documented("citybrain_durable_step", "gauge", (), "The step last made durable; counted over restarts."),
     Documented("citybrain_durable_age_seconds", "gauge", (), "How long ago that was; grows when nothing is durable."),
     Documented("citybrain_checkpoint_duration_seconds", "histogram", (), "Plan and record of one step, with fsync."),
+    Documented("citybrain_checkpoint_last_duration_seconds", "gauge", (), "The same of the last step."),
     Documented("citybrain_checkpoint_bytes", "gauge", (), "Size of the running checkpoint."),
     Documented(
         "citybrain_late_unapplied_total", "counter", (), "Late events whose windows lost their rows: in no reading."
@@ -97,6 +98,19 @@ METRICS: Final[tuple[Documented, ...]] = (
     Documented("citybrain_spool_bytes", "gauge", ("input",), "Bytes that a spool holds."),
     Documented("citybrain_spool_full", "gauge", ("input",), "1 when a spool is full and pushes are answered with 429."),
     Documented("citybrain_push_refused_total", "counter", ("input",), "Pushes answered with 429: full, or too many."),
+    # Ingest and engine jobs elsewhere (`citybrain brain`).
+    Documented("citybrain_lag_records", "gauge", ("partition",), "Offsets of a partition that are not read yet."),
+    Documented(
+        "citybrain_grouped_on_time_total", "counter", ("rollup",), "Events in the panes that jobs elsewhere completed."
+    ),
+    Documented("citybrain_grouped_late_total", "counter", ("rollup",), "Late events that such jobs sent."),
+    Documented("citybrain_set_aside_total", "counter", ("stream",), "Records of others that cannot be used."),
+    Documented(
+        "citybrain_job_findings_total",
+        "counter",
+        ("stream", "kind"),
+        "What was found of jobs: gap, definition or unannounced; the log says what.",
+    ),
     # Pages and other clients of /api/v1/stream.
     Documented("citybrain_sse_clients", "gauge", (), "Connected clients."),
     Documented("citybrain_sse_events_total", "counter", ("event",), "Events sent; a reset: a slow client."),
@@ -112,17 +126,24 @@ STEP_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 
 CHECKPOINT_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 
-class _Histogram:
+class Histogram:
     """Counts by upper bound; one thread observes, another one reads."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds, self._lock = bounds, threading.Lock()
         self._counts, self._seconds = [0] * (len(bounds) + 1), 0.0
+        self.last = 0.0
 
     def observe(self, seconds: float) -> None:
         with self._lock:
             self._counts[bisect_left(self._bounds, seconds)] += 1
             self._seconds += seconds
+            self.last = seconds
+
+    @property
+    def count(self) -> int:
+        with self._lock:
+            return sum(self._counts)
 
     def family(self, documented: Documented) -> HistogramMetricFamily:
         with self._lock:
@@ -145,7 +166,7 @@ class Metrics:
         self._seen: dict[tuple[str, str], set[str]] = {}
         self._dropped: Counter[str] = Counter()
         self._rows: Counter[str] = Counter()
-        self._steps, self._checkpoints = _Histogram(STEP_BUCKETS), _Histogram(CHECKPOINT_BUCKETS)
+        self._steps, self._checkpoints = Histogram(STEP_BUCKETS), Histogram(CHECKPOINT_BUCKETS)
         self._refused = 0
         self.watched: Watched | None = None
         self.registry.register(_FromBoard(self))
@@ -247,6 +268,8 @@ class Metrics:
         with self._lock:
             written = sorted(self._rows.items())
         yield "citybrain_store_rows_total", [((table,), float(count)) for table, count in written]
+        last: list[Sample] = [((), self._checkpoints.last)] if self._checkpoints.count else []
+        yield "citybrain_checkpoint_last_duration_seconds", last
         yield from gathered(self.watched)
 
 
@@ -262,8 +285,14 @@ class _FromBoard(Collector):
         return self._metrics.collect()
 
 
-def render() -> str:
-    """`docs/metrics.md`."""
+def table(metrics: Iterable[Documented]) -> list[str]:
+    """Lines of a page."""
+    rows = [f"| `{m.name}` | {m.kind} | {', '.join(m.labels) or '-'} | {m.help} |" for m in metrics]
+    return ["| name | kind | labels | what it says |", "|---|---|---|---|", *rows]
+
+
+def render(jobs: Iterable[Documented] = ()) -> str:
+    """`docs/metrics.md`; `jobs`: what ingest and engine jobs have."""
     lines = [
         "# Metrics",
         "",
@@ -271,11 +300,25 @@ def render() -> str:
         f"A label takes at most {LABEL_VALUES} different values per metric; samples beyond are left out and counted in",
         "`citybrain_labels_dropped_total`. Places below the districts are never labels. Ages are by the run's clock.",
         "",
-        "| name | kind | labels | what it says |",
-        "|---|---|---|---|",
-    ]
-    lines += [f"| `{m.name}` | {m.kind} | {', '.join(m.labels) or '-'} | {m.help} |" for m in METRICS]
-    lines += [
+        *table(METRICS),
+        "",
+        "## Ingest and engine jobs",
+        "",
+        "`citybrain ingest` and `citybrain run` serve theirs at `--metrics HOST:PORT`, under the same names for every engine",
+        "and from the start of the process on, but for ingest's own counters, which survive restarts. What applies is there:",
+        "",
+        *table(jobs),
+        "",
+        "- Lag is told for each partition, of a source or of a log, while the cluster answers. Of Flink on a cluster it is that",
+        "  of a stream; `run --engine flink` tells that of each partition.",
+        "- Records refused are known to ingest, and by its counters to the brain; an engine refuses none.",
+        "- `run --engine flink` keeps no checkpoints, so has no age of one; a job on a cluster has. That of Beam is the time",
+        "  since rows were last acknowledged, that of Polars since positions were committed.",
+        "- Whatever the engine, the brain tells from manifests and rows what was grouped: `citybrain_grouped_*`.",
+        "",
+        "A Flink cluster shows its own metrics to Prometheus ([deploying](deploy.md#metrics)). The recording rules in",
+        "[deploy/flink.rules.yml](deploy/flink.rules.yml) give them the names above, by job. On other runners Beam's counters",
+        "`records_in`, `records_late` and `records_out` of the namespace `citybrain` are shown by the runner.",
         "",
         "## When the brain itself stops",
         "",

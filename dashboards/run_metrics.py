@@ -11,6 +11,18 @@ from sinks.retry import Retry
 Sample = tuple[tuple[str, ...], float]
 
 
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A stream that engine jobs elsewhere group: what the brain made of what they sent."""
+
+    stream: str
+    grouped: Mapping[str, tuple[int, int]]
+    """By rollup the events of complete panes, and the late ones."""
+    set_aside: int
+    findings: Mapping[str, int]
+    """By kind."""
+
+
 @dataclass(slots=True)
 class Watched:
     """Where a run's numbers are. None of these may block: a scrape must be answered while the store hangs."""
@@ -26,6 +38,9 @@ class Watched:
     """(input, bytes held, whether it is full)."""
     refused: Callable[[], Mapping[str, int]] = dict
     """Pushes answered with 429, by input."""
+    lags: Callable[[], Mapping[str, int]] = dict
+    """Of each partition that is read, how many offsets are not."""
+    remote: Callable[[], Iterable[Remote]] = tuple
 
 
 def gathered(run: Watched | None) -> Iterator[tuple[str, list[Sample]]]:
@@ -33,6 +48,8 @@ def gathered(run: Watched | None) -> Iterator[tuple[str, list[Sample]]]:
     trouble = None if run is None else run.retry.trouble
     spools = [] if run is None else sorted(run.spools())
     refused = {} if run is None else {name: 0 for name, _, _ in spools} | dict(run.refused())
+
+    remote = [] if run is None else sorted(run.remote(), key=lambda x: x.stream)
 
     def of(number: Callable[[Watched], float | None]) -> list[Sample]:
         value = None if run is None else number(run)
@@ -51,6 +68,13 @@ def gathered(run: Watched | None) -> Iterator[tuple[str, list[Sample]]]:
     yield "citybrain_store_disk_free_bytes", of(_free_bytes)
     yield "citybrain_spool_bytes", [((name,), float(held)) for name, held, _ in spools]
     yield "citybrain_spool_full", [((name,), float(full)) for name, _, full in spools]
+    yield "citybrain_lag_records", [] if run is None else [((x,), float(n)) for x, n in sorted(run.lags().items())]
+    grouped = [(rollup, events, late) for x in remote for rollup, (events, late) in x.grouped.items()]
+    yield "citybrain_grouped_on_time_total", [((rollup,), float(events)) for rollup, events, _ in grouped]
+    yield "citybrain_grouped_late_total", [((rollup,), float(late)) for rollup, _, late in grouped]
+    yield "citybrain_set_aside_total", [((x.stream,), float(x.set_aside)) for x in remote]
+    found: list[Sample] = [((x.stream, kind), float(n)) for x in remote for kind, n in x.findings.items()]
+    yield "citybrain_job_findings_total", found
     yield "citybrain_push_refused_total", [((name,), float(n)) for name, n in sorted(refused.items())]
 
 

@@ -24,6 +24,11 @@ def topic(city: str, stream: str) -> str:
     return f"events.{city}.{stream}"
 
 
+def stream_of(topic_: str) -> str:
+    """The stream of such a topic."""
+    return topic_.rpartition(".")[2]
+
+
 def rows_topic(city: str) -> str:
     """The topic of the rows of all engines of a city, and of their manifests."""
     return f"rows.{city}"
@@ -40,7 +45,7 @@ def dead_topic(city: str) -> str:
 
 
 def control_topic(city: str) -> str:
-    """The topic in which ingest tells its counters."""
+    """The topic in which ingest tells its counters and engine jobs announce themselves."""
     return f"control.{city}"
 
 

@@ -9,8 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import (
+    Consumer,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from pipelines.kafka_options import KafkaFailed, KafkaOptions
 
@@ -137,6 +144,33 @@ class Cluster:
         """How many partitions a topic has; 0 where there is no such topic."""
         found = self.topic(name)
         return 0 if found is None else found.partitions
+
+    def ends(self, name: str) -> dict[int, int]:
+        """Of each partition of a topic the offset after its last committed record."""
+        return self._offsets(name, OffsetSpec.latest())
+
+    def firsts(self, name: str) -> dict[int, int]:
+        """Of each partition of a topic the offset of its oldest record."""
+        return self._offsets(name, OffsetSpec.earliest())
+
+    def committed(self, group: str, name: str) -> dict[int, int]:
+        """The positions in a topic that a consumer group has committed."""
+        at = [TopicPartition(name, number) for number in range(self.partitions(name))]
+        consumer = Consumer({**self.connection.settings(), "group.id": group})
+        try:
+            found = self.asked(lambda: consumer.committed(at, timeout=ASK_S), "positions cannot be read")
+        finally:
+            consumer.close()
+        return {partition.partition: partition.offset for partition in found if partition.offset >= 0}
+
+    def _offsets(self, name: str, which: OffsetSpec) -> dict[int, int]:
+        at = {TopicPartition(name, number): which for number in range(self.partitions(name))}
+
+        def ask() -> dict[int, int]:
+            found = self.admin.list_offsets(at, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=ASK_S)
+            return {partition.partition: int(future.result(ASK_S).offset) for partition, future in found.items()}
+
+        return self.asked(ask, f"the offsets of topic {name!r} cannot be read") if at else {}
 
     def asked(self, question: Callable[[], T], what: str) -> T:
         """The answer; raises KafkaFailed where the cluster refuses, Stopped when the run is to end."""

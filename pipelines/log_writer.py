@@ -142,12 +142,15 @@ class LogWriter:
         self._horizons: dict[str, dict[str, int]] = {}
         """By part of the dedup keys, M of the inputs that they are of, when it was written or later."""
         self._told: dict[str, int] = {}
+        self._largest = NEVER
+        """The largest M of all inputs there ever were."""
         self._whole = self._about = True
 
     def load(self, parts: Parts, records: StateRecords) -> None:
         """What an earlier start committed; `records` read it."""
         run = parts["run"]
         self.step, self.finished, self.letters = run["step"], run["finished"], run["letters"]
+        self._largest = run.get("largest", NEVER)
         self.intake.load(parts)
         self._records = records
         self._horizons = self._dated({name: part for name, part in parts.items() if _holds_keys(name)})
@@ -164,6 +167,7 @@ class LogWriter:
         """Other files after those that were finished: their partitions of the log go on where they are."""
         self.step, self.letters, self._records = parts["run"]["step"], parts["run"]["letters"], records
         saved = parts[f"stream/{self.stream.stream.name}/ingest"]
+        self._largest = parts["run"].get("largest", NEVER)
         self.ingest.counters |= saved["counters"]
         for name, (wm, base, following) in saved["partitions"].items():
             partition = self.ingest.partitions[name]
@@ -200,6 +204,7 @@ class LogWriter:
         if letters := self.ingest.dead_letters():
             self.letters += len(letters)
             out.append(Records(canonical.dead_topic(self.city), 0, [_dead(letter, now) for letter in letters]))
+        self._largest = max(self._largest, self.ingest.largest)
         if self.ingest.counters != self._told:
             self._told = dict(self.ingest.counters)
             out.append(Records(canonical.control_topic(self.city), 0, [self._counters(now)]))
@@ -209,6 +214,8 @@ class LogWriter:
     def _counters(self, now: int) -> tuple[bytes, bytes]:
         stream = self.stream.stream.name
         told = {"kind": "counters", "ingest": self.ingest_id, "stream": stream, "counters": self._told, "at": now}
+        if self._largest > NEVER:
+            told["largest"] = self._largest
         return f"{stream}/{self.ingest_id}".encode(), orjson.dumps(told)
 
     def _state(self) -> list[state_records.Change]:
@@ -217,6 +224,7 @@ class LogWriter:
         before = self._records.parts
         parts = self.intake.saved(whole)
         parts["run"] = {"step": self.step, "finished": self.finished, "letters": self.letters, "owner": self.owner}
+        parts["run"]["largest"] = self._largest
         if whole or self._about:
             self._about = False
             parts[ABOUT] = {"identity": self.identity, "targets": self.targets, "start": self.start}

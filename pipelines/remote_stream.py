@@ -12,15 +12,20 @@ import orjson
 import polars as pl
 
 from pipelines import canonical
+from pipelines.announcement import KIND, Announcement
 from pipelines.ingest import COUNTERS, bounded
+from pipelines.job_watch import JobWatch
 from pipelines.model import NEVER, DeadLetter, Decoded, Parts, PlaceRegistry, Rows, Source, Stamped, prefixed, under
 from pipelines.rollup import Rollup
 from pipelines.stream_run import Attached, InRun
 from pipelines.streams import Stream
 from pipelines.transport import Carried, Carrying, Collected
 
+NO_EVENTS: Final = pl.DataFrame()
 WRONG: Final = (KeyError, TypeError, ValueError, OverflowError, pl.exceptions.PolarsError)
 """What a record that is no row, event or letter raises."""
+HELD_MS: Final = 60_000
+"""So long rows wait for the announcement of their job, which was sent before them on another topic."""
 
 
 class RemoteStream(InRun):
@@ -32,12 +37,18 @@ class RemoteStream(InRun):
     ) -> None:
         super().__init__(stream, rollups, registry, [one.source for one in attached])
         self.collected = {rollup.name: Collected(rollup, registry) for rollup in rollups}
+        self.jobs = JobWatch(stream.name, rollups)
         self.set_aside: Counter[str] = Counter()
         self._wm: dict[str, int] = {}
         self._next: dict[str, int] = {}
         """Of the partitions of a lifecycle stream: their watermark, and the next offset."""
         self._told: dict[str, dict[str, int]] = {}
         """The counters of each ingest task."""
+        self._largest: dict[str, int] = {}
+        """The largest M that each of them told of."""
+        self._held: list[Mapping[str, Any]] = []
+        self._held_since = 0
+        self._rows_from = ""
         self._letters: list[DeadLetter] = []
         self._inputs: list[str] = []
         self._named = 0
@@ -53,7 +64,7 @@ class RemoteStream(InRun):
                     self._each([record], decoded, now, lambda x: self._letters.append(DeadLetter(**x[0])))
             case "control":
                 for record in decoded.objects:
-                    self._each([record], decoded, now, self._count)
+                    self._each([record], decoded, now, lambda x: self._control(x[0], now))
             case "events":
                 return self._events(decoded, now)
         self.pending += len(decoded.objects)
@@ -61,24 +72,55 @@ class RemoteStream(InRun):
 
     def _rows(self, carried: Carried, now: int) -> None:
         of: dict[str, list[Mapping[str, Any]]] = {}
+
+        def collect() -> None:
+            for records in of.values():
+                self._each(records, carried, now, self._collect)
+            of.clear()
+
+        self._rows_from = carried.input
         for record in carried.objects:
-            name = str(record.get("rollup"))
+            name, job = str(record.get("rollup")), str(record.get("job", ""))
             if name not in self.collected:
                 self._aside(f"rows of rollup {name!r}, which this catalogue does not have", record, carried, now)
-            elif record.get("frame") != self.collected[name].rollup.frame_hash:
-                self._aside(f"rows of another frame of rollup {name!r}: {record.get('frame')!r}", record, carried, now)
+            elif (frame := str(record.get("frame"))) != self.collected[name].rollup.frame_hash:
+                which = "an older" if self.jobs.older(name, {"": frame}) else "another"
+                self._aside(f"rows of {which} frame of rollup {name!r}: {frame!r}", record, carried, now)
+            elif job and not self.jobs.knows(job):
+                self._held_since = self._held_since if self._held else now
+                self._held.append(record)
+            elif why := self.jobs.unusable(job, name):
+                self._aside(why, record, carried, now)
             else:
+                if job and not self.jobs.has_begun(job):
+                    collect()
+                    self.jobs.begins(job, min(each.complete() for each in self.collected.values()), now)
                 of.setdefault(name, []).append(record)
-        for records in of.values():
-            self._each(records, carried, now, self._collect)
+        collect()
+
+    def _release(self, now: int) -> None:
+        """The rows that waited for an announcement; those whose job still has none wait on."""
+        held, self._held = self._held, []
+        self._rows(Carried(self._rows_from, self.stream.name, NO_EVENTS, (), 0, 0, objects=held), now)
 
     def _collect(self, records: Sequence[Mapping[str, Any]]) -> None:
         self.last_event = max(self.last_event, self.collected[records[0]["rollup"]].add(records))
 
-    def _count(self, records: Sequence[Mapping[str, Any]]) -> None:
-        for record in records:
-            if record["kind"] == "counters":
-                self._told[str(record["ingest"])] = {name: int(record["counters"][name]) for name in COUNTERS}
+    def _control(self, record: Mapping[str, Any], now: int) -> None:
+        match record["kind"]:
+            case "counters":
+                ingest = str(record["ingest"])
+                self._told[ingest] = {name: int(record["counters"][name]) for name in COUNTERS}
+                if "largest" in record:
+                    self._largest[ingest] = max(int(record["largest"]), self._largest.get(ingest, NEVER))
+            case kind if kind == KIND:
+                self.jobs.announced(Announcement.read(record), now)
+                self._release(now)
+
+    @property
+    def largest(self) -> int | None:
+        """The largest M of all that ingest has told of so far; None where one did not tell any."""
+        return max(self._largest.values()) if self._largest and self._largest.keys() == self._told.keys() else None
 
     def _each(self, records: Sequence[Mapping[str, Any]], carried: Carried, now: int, take: Any) -> None:
         """All at once, or, where one of them is none, each by itself."""
@@ -92,6 +134,8 @@ class RemoteStream(InRun):
                 self._each([record], carried, now, take)
 
     def _events(self, carried: Carried, now: int) -> list[Stamped]:
+        if not carried.raw:  # the end of a transaction
+            return []
         try:
             frame = canonical.decoded(carried.raw, carried.offsets, self.stream)
         except WRONG:
@@ -123,6 +167,11 @@ class RemoteStream(InRun):
 
     def tick(self, now: int) -> None:
         """Time is in the data: the manifests, and the ticks of the log, tell it."""
+        if self._held and now - self._held_since > HELD_MS:
+            closed = min(each.complete() for each in self.collected.values())
+            for job in dict.fromkeys(str(record["job"]) for record in self._held):
+                self.jobs.begins(job, closed, now)
+            self._release(now)
 
     def _aside(self, what: str, record: Mapping[str, Any], carried: Carried, now: int) -> None:
         self.set_aside[what] += 1
@@ -190,7 +239,8 @@ class RemoteStream(InRun):
         assert not self.kept and not self.pending, "events that were not taken yet would be lost"
         own = {
             "watermark": self.watermark, "last_event": self.last_event, "wm": dict(self._wm), "next": dict(self._next),
-            "told": self._told, "inputs": [*self.sources], "aside": dict(self.set_aside),
+            "told": self._told, "inputs": [*self.sources], "aside": dict(self.set_aside), "largest": self._largest,
+            "held": [*self._held], "held_since": self._held_since, "rows_from": self._rows_from, "jobs": self.jobs.saved(),
         }  # fmt: skip
         at = {"rollups": {name: collected.saved() for name, collected in self.collected.items()}}
         parts: Parts = {"own": own, "engine/at": at}
@@ -208,6 +258,10 @@ class RemoteStream(InRun):
         self.watermark, self.last_event, self._inputs = own["watermark"], own["last_event"], own["inputs"]
         self._wm, self._next, self._told = dict(own["wm"]), dict(own["next"]), dict(own["told"])
         self.set_aside.update(own["aside"])
+        if "jobs" in own:
+            self._largest, self._held, self._held_since = dict(own["largest"]), [*own["held"]], own["held_since"]
+            self._rows_from = own["rows_from"]
+            self.jobs.load(own["jobs"])
         for name, collected in self.collected.items():
             mine = parts["engine/at"]["rollups"].get(name)
             if mine is not None and mine["frame_hash"] == collected.rollup.frame_hash:

@@ -17,7 +17,7 @@ PACK = 1 << 42
 """`first` and `last` are min and max of (t - pane_start) * PACK + (value - range minimum) (rule 14)."""
 LONGEST_PACKED_PANE_MS = 900_000
 OWN = frozenset(
-    ("rollup", "frame", "place", "pane_start", "bucket", "n", "as_of", "late", "part", "off", "step", "t", "wm")
+    ("rollup", "frame", "place", "pane_start", "bucket", "n", "as_of", "late", "part", "off", "step", "job", "t", "wm")
 )
 """Columns that a row has beside its measures (rules 15, 31)."""
 

@@ -114,6 +114,8 @@ class Collected:
         self._came: list[pl.DataFrame] = []
         self._late: list[pl.DataFrame] = []
         self.manifests: dict[int, int] = {}
+        self.on_time = self.late_ones = 0
+        """Events of what was handed over."""
         self.late = SeenLate()
         self.shown = self.no_rows
         """What an engine has in panes that are open there: no part of what is handed over, saved or judged."""
@@ -162,21 +164,29 @@ class Collected:
             self.open, self._came = self._most([self.open, *self._came]), []
         return self.open
 
-    def take(self) -> Rows:
-        """The late rows that came, and the panes that are complete now."""
-        rows, pane = self.merged(), self.rollup.pane_ms
-        there = dict(rows.group_by("pane_start").agg(pl.col("n").sum()).iter_rows())
+    def complete(self) -> int:
+        """Up to where panes are complete by what has come."""
+        closed, pane = self.closed, self.rollup.pane_ms
+        there = dict(self.merged().group_by("pane_start").agg(pl.col("n").sum()).iter_rows())
         for start in sorted({*there, *self.manifests}):
             # Of a pane with rows the manifest must be there, of one without the next one tells.
             if start not in self.manifests or there.get(start, 0) < self.manifests[start]:
                 break
-            self.closed = start + pane
+            closed = start + pane
+        return closed
+
+    def take(self) -> Rows:
+        """The late rows that came, and the panes that are complete now."""
+        rows, pane = self.merged(), self.rollup.pane_ms
+        self.closed = self.complete()
         closing = pl.col("pane_start") + pane <= self.closed
         done = sorted(start for start in self.manifests if start + pane <= self.closed)
         manifests = pl.DataFrame(
             {"pane_start": done, "n": [self.manifests.pop(start) for start in done]}, schema=NO_MANIFESTS.schema
         )
         out, self._late = self._late, []
+        self.on_time += int(manifests["n"].sum())
+        self.late_ones += sum(map(len, out))
         if done:
             out.append(rows.filter(closing))
             self.open = rows.filter(~closing)
@@ -190,11 +200,13 @@ class Collected:
     def saved(self) -> dict[str, Any]:
         assert not self._late, "rows that were not taken yet would be lost"
         counts = [[start, n] for start, n in self.manifests.items()]
-        return {"frame_hash": self.rollup.frame_hash, "closed": self.closed, "manifests": counts}
+        events = [self.on_time, self.late_ones]
+        return {"frame_hash": self.rollup.frame_hash, "closed": self.closed, "manifests": counts, "events": events}
 
     def load(self, saved: Mapping[str, Any], rows: pl.DataFrame | None) -> None:
         """A measure that is new is null for the rows that came before it."""
         self.closed, self.manifests = saved["closed"], dict(saved["manifests"])
+        self.on_time, self.late_ones = saved.get("events", (0, 0))
         if rows is not None:
             kept = rows.select(c for c in rows.columns if c in self.no_rows.columns)
             self.open = pl.concat([self.no_rows, kept], how="diagonal")

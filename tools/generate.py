@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from dashboards import metrics
+from dashboards import flink_metrics, job_metrics, metrics
 from pipelines import catalogue
 from pipelines.catalogue import reference
 from pipelines.engines.flink_job import Job
@@ -72,8 +72,9 @@ def sql() -> str:
 FILES: Final[Mapping[str, Callable[[], str]]] = {
     "docs/indicators.md": reference.render,
     "docs/data-model.md": data_model,
-    "docs/metrics.md": metrics.render,
+    "docs/metrics.md": lambda: metrics.render(job_metrics.JOB_METRICS),
     "docs/commands.md": commands,
+    "docs/deploy/flink.rules.yml": flink_metrics.rules,
     "docs/modules.md": modules,
     "docs/flink.sql": sql,
     "cities/demo/districts.geojson": demo_map.outlines,

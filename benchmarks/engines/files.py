@@ -19,6 +19,7 @@ from pipelines.engines.java import java_home, version_of
 from pipelines.engines.polars_engine import PolarsEngine
 from pipelines.engines.polars_job import StreamJob
 from pipelines.engines.row_records import manifest_records, row_records
+from pipelines.job_counts import JobCounts
 from pipelines.model import PlaceRegistry
 from pipelines.streams import LINK
 
@@ -64,11 +65,11 @@ def _grouped(files: Iterable[Path], part: str) -> Iterator[bytes]:
 
 def expected(folder: str, city: str) -> Answer:
     """What every engine has to make of the topic that `filled` writes from this log."""
-    log, job = Log(Path(folder)), StreamJob(city, LINK, ROLLUPS)
+    log, job = Log(Path(folder)), StreamJob(city, LINK, ROLLUPS, "bench")
     for number, path in enumerate(log.topics):
         job.join(number)
         records = path.read_bytes().splitlines()
         for start in range(0, len(records), CUT):
             some = records[start : start + CUT]
-            job.take_in(number, some, range(start, start + len(some)))
+            job.take_in(number, some, range(start, start + len(some)), JobCounts())
     return {"seconds": 0.0, "facts": facts(job.records())}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +16,11 @@ import orjson
 from benchmarks.engines.topics import ROLLUPS, Watch, end_of, facts
 from benchmarks.threads import ThreadClock
 from pipelines.canonical import rows_topic
+from pipelines.engines.job_logs import JobLogs
+from pipelines.engines.polars_job import group_of
 from pipelines.engines.polars_job import run as group
+from pipelines.job_counts import JobCounts
+from pipelines.kafka_client import Cluster, Connection
 from pipelines.kafka_options import cluster_options
 
 LONGEST_S: Final = 120.0
@@ -34,14 +39,17 @@ def run(address: str, city: str, profile: str | None = None) -> Answer:
     threading.Thread(target=wait, name="stdin", daemon=True).start()
     sys.stdout.write("ready\n")
     sys.stdout.flush()
+    cluster = Cluster(Connection(cluster_options(address, rows_topic(city))), stop.is_set)
+    logs = JobLogs(cluster, city, [rollup.stream.name for rollup in ROLLUPS])
+    job = partial(group, city, ROLLUPS, logs, logs.starts(group_of(city)), "bench", JobCounts())
     with ThreadClock() as clock:
         if profile is None:
-            written = group(city, ROLLUPS, cluster_options(address, rows_topic(city)), stop)
+            written = job()
         else:
             import cProfile
 
             with cProfile.Profile() as seen:
-                written = group(city, ROLLUPS, cluster_options(address, rows_topic(city)), stop)
+                written = job()
             seen.dump_stats(profile)
     return {"seconds": 0.0, "written": written, "cpu": clock.seconds}
 

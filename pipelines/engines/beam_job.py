@@ -66,6 +66,8 @@ class Job:
     runner: str = "local"
     parallelism: int = 1
     options: Sequence[str] = ()
+    id: str = ""
+    """What it announced itself as, which its rows carry."""
 
     def __post_init__(self) -> None:
         if self.runner == "local" and not self.bounded:
@@ -87,7 +89,9 @@ def assembled(job: Job, pipeline: Any) -> None:
             | f"log {log}" >> beam.Create([log_of(job.kafka, log, job.bounded)], reshuffle=False)
             | f"read {log}" >> beam.ParDo(Read(job.kafka) if job.bounded else Follow(job.kafka))
         )
-        rows.append(blocks | f"group {log}" >> GroupRows([r for r in job.rollups if r.stream == stream], fan=1))
+        rows.append(
+            blocks | f"group {log}" >> GroupRows([r for r in job.rollups if r.stream == stream], fan=1, job=job.id)
+        )
     together = tuple(rows) | f"rows of {job.city}" >> beam.Flatten()
     _ = together | f"write {job.rows_topic}" >> beam.ParDo(Write(job.kafka, job.rows_topic))
 

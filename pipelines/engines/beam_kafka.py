@@ -14,13 +14,15 @@ from typing import Any, Final
 import apache_beam as beam
 import orjson
 from apache_beam.io.iobase import RestrictionProgress, RestrictionTracker, WatermarkEstimator
+from apache_beam.metrics import Metrics
 from apache_beam.transforms.core import RestrictionProvider, WatermarkEstimatorProvider
 from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import MIN_TIMESTAMP, Duration, Timestamp
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from pipelines.canonical import part_of
+from pipelines.canonical import part_of, stream_of
 from pipelines.engines.beam_transform import Block
+from pipelines.job_counts import JobCounts
 from pipelines.model import NEVER
 
 RECORDS: Final = 10_000
@@ -42,6 +44,14 @@ CONSUMER: Final = {
     "queued.max.messages.kbytes": 16_384,
 }  # fmt: skip
 
+
+COUNTS: Final = JobCounts()
+"""Of all jobs in this process: where the workers are threads of the one that started the job, it sees what they do. Other
+runners show the counters below."""
+RECORDS_IN: Final = Metrics.counter("citybrain", "records_in")
+RECORDS_LATE: Final = Metrics.counter("citybrain", "records_late")
+RECORDS_OUT: Final = Metrics.counter("citybrain", "records_out")
+LATE: Final = b'"late":true'
 
 Offsets = tuple[int, ...]
 """Of each partition of a topic, by number."""
@@ -186,6 +196,7 @@ class Reader:
                 self.at[number], self.heard = message.offset() + 1, time.monotonic()
             elif error is None or error.code() == KafkaError._PARTITION_EOF:
                 self.seen[number] = message.offset()
+                COUNTS.read(stream_of(self.topic), 0, 0, NEVER, {part_of(self.topic, number): message.offset()})
             elif error.code() not in PASSING:
                 raise KafkaException(error)
         return taken
@@ -228,6 +239,11 @@ class Read(beam.DoFn):  # type: ignore[misc]
                 if not tracker.try_claim((number, messages[-1].offset() + 1)):
                     return
                 yield from told(log.topic, number, messages, stamps)
+                late = sum(LATE in (message.value() or b"") for message in messages)
+                RECORDS_IN.inc(len(messages))
+                RECORDS_LATE.inc(late)
+                at = {part_of(log.topic, number): messages[-1].offset() + 1}
+                COUNTS.read(stream_of(log.topic), len(messages), late, min(stamps.get_estimator_state()), at)
             if max(stop) < FOREVER and time.monotonic() - reader.heard > STALLED_S:
                 raise TimeoutError(
                     f"{log.topic} gave nothing for {STALLED_S:.0f} s at offsets {reader.at}, before its ends at {stop}; "
@@ -291,23 +307,30 @@ class Write(beam.DoFn):  # type: ignore[misc]
     def setup(self) -> None:
         self.producer = Producer({"linger.ms": 20, **self.kafka, "enable.idempotence": True})
         self.refused: list[KafkaError] = []
+        self.written = 0
 
     def process(self, record: bytes) -> Iterable[Any]:
         while True:
             try:
                 self.producer.produce(self.topic, record, partition=0, on_delivery=self._answered)
+                self.written += 1
                 return ()
             except BufferError:
                 self.producer.poll(0.1)
 
     def finish_bundle(self) -> None:
-        left = self.producer.flush(STALLED_S)
+        began, written = time.monotonic(), self.written
+        left, self.written = self.producer.flush(STALLED_S), 0
         if self.refused:
             raise KafkaException(self.refused.pop())
         if left:
             raise TimeoutError(
                 f"topic {self.topic} did not take {left} records in {STALLED_S:.0f} s; is its broker there?"
             )
+        if written:
+            RECORDS_OUT.inc(written)
+            COUNTS.wrote(written)
+            COUNTS.durable(began)
 
     def _answered(self, error: KafkaError | None, _: Message) -> None:
         if error is not None:

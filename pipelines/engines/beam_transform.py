@@ -56,8 +56,8 @@ class Partials(beam.DoFn):  # type: ignore[misc]
     """Blocks to (rollup and pane number % fan, (pane_start, partial rows as Arrow)); late rows, as records, to the output
     LATE."""
 
-    def __init__(self, rollup: Rollup, fan: int) -> None:
-        self.rollup, self.fan = rollup, fan
+    def __init__(self, rollup: Rollup, fan: int, job: str) -> None:
+        self.rollup, self.fan, self.job = rollup, fan, job
 
     def process(self, block: Block | FileBlock) -> Iterator[Any]:
         stream, pane = self.rollup.stream, self.rollup.pane_ms
@@ -69,7 +69,7 @@ class Partials(beam.DoFn):  # type: ignore[misc]
         for (wm,) in frame.filter(pl.col("t").is_null()).select(pl.col("wm") // pane * pane).unique().iter_rows():
             grouped.tick(wm)
         for late in grouped.late:
-            yield from (beam.pvalue.TaggedOutput(LATE, record) for record in row_records(self.rollup, late))
+            yield from (beam.pvalue.TaggedOutput(LATE, record) for record in row_records(self.rollup, late, self.job))
         rows = {
             start: part
             for part in grouped.partials
@@ -84,8 +84,8 @@ class Partials(beam.DoFn):  # type: ignore[misc]
 class Fold(beam.DoFn):  # type: ignore[misc]
     """The partials of a pane to its rows and its manifest, as records."""
 
-    def __init__(self, rollup: Rollup) -> None:
-        self.rollup = rollup
+    def __init__(self, rollup: Rollup, job: str) -> None:
+        self.rollup, self.job = rollup, job
 
     def process(self, keyed: tuple[str, Iterable[tuple[int, bytes]]]) -> Iterator[bytes]:
         partials = list(keyed[1])
@@ -95,32 +95,32 @@ class Fold(beam.DoFn):  # type: ignore[misc]
             grouped.partials = frames
             rows = on_time_rows(grouped.merged())
             count = int(rows["n"].sum())
-            yield from row_records(self.rollup, rows)
-        yield from manifest_records(self.rollup, [(partials[0][0], count)])
+            yield from row_records(self.rollup, rows, self.job)
+        yield from manifest_records(self.rollup, [(partials[0][0], count)], self.job)
 
 
 class GroupRows(beam.PTransform):  # type: ignore[misc]
     """Blocks of one stream to the records of the rows topic, of all its rollups.
 
     `fan`: how many panes of a rollup may be folded side by side; with one, a runner that fires windows in order gives the
-    manifests in order.
+    manifests in order. `job`: the id that they carry.
     """
 
-    def __init__(self, rollups: Sequence[Rollup], fan: int = 4) -> None:
+    def __init__(self, rollups: Sequence[Rollup], fan: int = 4, job: str = "") -> None:
         super().__init__()
-        self.rollups, self.fan = tuple(rollups), fan
+        self.rollups, self.fan, self.job = tuple(rollups), fan, job
 
     def expand(self, blocks: Any) -> Any:
         out = []
         for rollup in self.rollups:
-            partials = blocks | f"partials of {rollup.name}" >> beam.ParDo(Partials(rollup, self.fan)).with_outputs(
-                LATE, main="panes"
-            )
+            partials = blocks | f"partials of {rollup.name}" >> beam.ParDo(
+                Partials(rollup, self.fan, self.job)
+            ).with_outputs(LATE, main="panes")
             panes = (
                 partials["panes"]
                 | f"panes of {rollup.name}" >> beam.WindowInto(FixedWindows(rollup.pane_ms / 1000))
                 | f"meet in {rollup.name}" >> beam.GroupByKey()
-                | f"rows of {rollup.name}" >> beam.ParDo(Fold(rollup))
+                | f"rows of {rollup.name}" >> beam.ParDo(Fold(rollup, self.job))
                 | f"out of panes of {rollup.name}" >> beam.WindowInto(beam.window.GlobalWindows())
             )
             out += [panes, partials[LATE]]

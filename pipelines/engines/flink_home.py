@@ -38,6 +38,14 @@ def flink_home() -> Path:
     return Path(found.origin).parent
 
 
+def plugin(name: str) -> list[Path]:
+    """The jars of one of its plugins, which a cluster finds by itself and a job in another program's Java does not."""
+    found = sorted((flink_home() / "plugins" / name).glob("*.jar"))
+    if not found:
+        raise NoFlink(f"{flink_home() / 'plugins'} has no plugin {name!r}; install apache-flink 2.3 anew")
+    return found
+
+
 def configure(folder: Path, settings: Mapping[str, object], level: str = "INFO") -> None:
     """Makes `folder` a FLINK_CONF_DIR: `settings`, and a log on stderr."""
     folder.mkdir(parents=True, exist_ok=True)

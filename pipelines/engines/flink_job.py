@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from pipelines.canonical import topic
@@ -35,6 +36,10 @@ class Job:
     bounded: bool = False
     parallelism: int = 1
     settings: Mapping[str, str] = field(default_factory=dict)
+    plugins: Sequence[Path] = ()
+    """Jars of Flink's own that a job in this process needs beside the connector."""
+    id: str = ""
+    """What it announced itself as, which its rows carry."""
 
     @property
     def rows_topic(self) -> str:
@@ -52,7 +57,7 @@ class Job:
                 **({"scan.bounded.mode": "latest-offset"} if self.bounded else {}), "format": "json",
             }  # fmt: skip
 
-        return flink_sql.statements(self.rollups, source, lambda _: sink, flink_sql.OF_KAFKA)
+        return flink_sql.statements(self.rollups, source, lambda _: sink, flink_sql.OF_KAFKA, self.id)
 
     def text(self) -> str:
         """The statements as Flink's SQL client takes them."""
@@ -66,7 +71,7 @@ def submitted(job: Job, local: bool = True) -> Any:
     Java, with the connector's jar; on a cluster `flink run --jarfile` gives it."""
     settings = {**SETTINGS, "parallelism.default": str(job.parallelism), **job.settings}
     if local:
-        settings["pipeline.jars"] = ";".join(path.as_uri() for path in jars("flink"))
+        settings["pipeline.jars"] = ";".join(path.as_uri() for path in [*jars("flink"), *job.plugins])
     return executed(*job.statements(), settings)
 
 

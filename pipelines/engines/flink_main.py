@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from pipelines import catalogue
+from pipelines.engines.flink_announce import announced
 from pipelines.engines.flink_job import Job, submitted
 from pipelines.pack import read_city
 
@@ -68,7 +70,8 @@ def main() -> None:
     given = read()
     settings = dict(entry.split("=", 1) for entry in given.set)
     kafka = client_options(given.kafka, given.kafka_config)
-    submitted(job_of(given.pack, kafka, given.parallelism, settings), local=False)
+    job = job_of(given.pack, kafka, given.parallelism, settings)
+    submitted(replace(job, id=announced(job)), local=False)
 
 
 if __name__ == "__main__":

@@ -156,25 +156,25 @@ def views(rollup: Rollup) -> tuple[str, str]:
     )
 
 
-def row_table(rollup: Rollup, options: Options) -> str:
+def row_table(rollup: Rollup, options: Options, job: str = "") -> str:
     """The rows topic as one rollup writes it."""
     keys = ["`place` STRING", "`pane_start` BIGINT", *(["`bucket` INT"] if rollup.histogram is not None else [])]
     numbers = [f"{quoted(name)} BIGINT" for name in (*(m.name for m in rollup.measures), "n", "as_of")]
     stamps = ["`late` BOOLEAN", "`part` STRING", "`off` BIGINT"]
-    return table(options, f"rows_{rollup.name}", ("`rollup` STRING", "`frame` STRING", *keys, *numbers, *stamps))
+    return table(options, f"rows_{rollup.name}", (*_named(job), *keys, *numbers, *stamps))
 
 
-def manifest_table(options: Options) -> str:
+def manifest_table(options: Options, job: str = "") -> str:
     """The rows topic as manifests are written: one subtask, so that they come in pane order."""
     named = {**options, "sink.parallelism": "1"}
-    columns_ = ("`rollup` STRING", "`frame` STRING", "`manifest` BOOLEAN", "`pane_start` BIGINT", "`n` BIGINT")
+    columns_ = (*_named(job), "`manifest` BOOLEAN", "`pane_start` BIGINT", "`n` BIGINT")
     return table(named, "manifests", columns_)
 
 
-def inserts(rollup: Rollup) -> tuple[str, str, str]:
+def inserts(rollup: Rollup, job: str = "") -> tuple[str, str, str]:
     """On-time rows, late rows, manifests."""
     name, pane = rollup.name, f"INTERVAL '{rollup.pane_ms / 1000:.3f}' SECOND({_digits(rollup.pane_ms)}, 3)"
-    which = f"{literal(name)}, {literal(rollup.frame_hash)}"
+    which = ", ".join(map(literal, (name, rollup.frame_hash, *([job] if job else []))))
     place = quoted(rollup.stream.place)
     keys = ["`bucket`"] if rollup.histogram is not None else []
     measured = [f"{folded(m, single(m, rollup))} AS {quoted(m.name)}" for m in rollup.measures]
@@ -210,16 +210,17 @@ def statements(
     source: Callable[[Stream], Options],
     sink: Callable[[Rollup | None], Options],
     whence: Sequence[str],
+    job: str = "",
 ) -> tuple[list[str], list[str]]:
     """What is to be executed first, one by one, and the inserts of the STATEMENT SET. `source` and `sink` give the options
-    of the log of a stream and of where the rows of a rollup, or all manifests (None), go."""
-    first, into = [manifest_table(sink(None))], list[str]()
+    of the log of a stream and of where the rows of a rollup, or all manifests (None), go; `job`: the id that they carry."""
+    first, into = [manifest_table(sink(None), job)], list[str]()
     for stream in dict.fromkeys(rollup.stream for rollup in rollups):
         mine = [rollup for rollup in rollups if rollup.stream == stream]
         first.append(source_table(stream, mine, source(stream), whence))
         for rollup in mine:
-            first += [*views(rollup), on_time_view(rollup), row_table(rollup, sink(rollup))]
-            into += inserts(rollup)
+            first += [*views(rollup), on_time_view(rollup), row_table(rollup, sink(rollup), job)]
+            into += inserts(rollup, job)
     return first, into
 
 
@@ -228,6 +229,11 @@ def _read(rollup: Rollup) -> frozenset[str]:
     nodes = [node for m in rollup.measures for node in (m.of, m.where)] + [rollup.where]
     nodes.append(rollup.histogram.of if rollup.histogram is not None else None)
     return frozenset[str]().union(*(columns(node) for node in nodes if node is not None))
+
+
+def _named(job: str) -> tuple[str, ...]:
+    """The columns that say what a row is of."""
+    return ("`rollup` STRING", "`frame` STRING", *(["`job` STRING"] if job else []))
 
 
 def _digits(pane_ms: int) -> int:

@@ -7,20 +7,22 @@ rows before it are in the topic; panes that are told again have been handed over
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import polars as pl
 
 from pipelines import canonical
+from pipelines.announcement import Start
 from pipelines.canonical import open_topic, rows_topic
+from pipelines.engines.job_logs import JobLogs
 from pipelines.engines.polars_engine import PolarsEngine
 from pipelines.engines.row_records import manifest_records, row_records
-from pipelines.kafka_client import Cluster, Connection, Stopped
-from pipelines.kafka_options import KafkaOptions
+from pipelines.job_counts import JobCounts
+from pipelines.kafka_client import Stopped, refused
+from pipelines.kafka_options import KafkaFailed
 from pipelines.model import NEVER, PlaceRegistry, Stamped
 from pipelines.rollup import Rollup
 from pipelines.streams import Stream
@@ -53,8 +55,8 @@ class Log:
 class StreamJob:
     """The rollups of one stream over the partitions of its log."""
 
-    def __init__(self, city: str, stream: Stream, rollups: Sequence[Rollup]) -> None:
-        self.stream, self.rollups, self.topic = stream, tuple(rollups), canonical.topic(city, stream.name)
+    def __init__(self, city: str, stream: Stream, rollups: Sequence[Rollup], id_: str) -> None:
+        self.id, self.stream, self.rollups, self.topic = id_, stream, tuple(rollups), canonical.topic(city, stream.name)
         self.registry = PlaceRegistry()
         self.engine = PolarsEngine(rollups, ())
         self.logs: dict[int, Log] = {}
@@ -67,7 +69,7 @@ class StreamJob:
         self.engine.join(log.part)
         return log
 
-    def take_in(self, number: int, records: Sequence[bytes], offsets: Sequence[int]) -> None:
+    def take_in(self, number: int, records: Sequence[bytes], offsets: Sequence[int], counts: JobCounts) -> None:
         """A run of records of one partition; pl.exceptions.ComputeError where one is none."""
         log = self.logs[number]
         frame = canonical.decoded(records, offsets, self.stream)
@@ -80,13 +82,15 @@ class StreamJob:
         block = canonical.stamped(frame, self.stream, log.part, self.registry)
         if block.events is not None and len(block.events):
             self.engine.add(block)
+        late = 0 if block.events is None else int(block.events["late"].sum())
+        counts.read(self.stream.name, len(records), late, self.engine.watermark, {log.part: log.next})
 
     def records(self) -> list[bytes]:
         """What became final: rows, then manifests."""
         out = []
         for rollup, taken in zip(self.rollups, self.engine.take(), strict=True):
             out += self._named(rollup, taken.rows)
-            out += manifest_records(rollup, taken.manifests.iter_rows())
+            out += manifest_records(rollup, taken.manifests.iter_rows(), self.id)
         return out
 
     def open_records(self, whole: bool) -> list[bytes]:
@@ -104,7 +108,7 @@ class StreamJob:
         if rows.is_empty():
             return []
         names = pl.Series(self.registry.ids, dtype=pl.String)
-        return row_records(rollup, rows.with_columns(names.gather(rows["place"]).alias("place")))
+        return row_records(rollup, rows.with_columns(names.gather(rows["place"]).alias("place")), self.id)
 
     def positions(self) -> list[tuple[Log, int]]:
         """Of each partition the offset from which it may be read again."""
@@ -117,17 +121,25 @@ class StreamJob:
         return out
 
 
-def run(city: str, rollups: Sequence[Rollup], options: KafkaOptions, stop: threading.Event) -> int:
-    """Until `stop` is set; returns how many records it wrote. Waits while the cluster is away, and says so."""
-    from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
+def group_of(city: str) -> str:
+    """The consumer group that keeps the positions of a city."""
+    return f"citybrain-polars-{city}"
+
+
+def run(
+    city: str, rollups: Sequence[Rollup], logs: JobLogs, starts: Mapping[str, Start], id_: str, counts: JobCounts
+) -> int:
+    """Until the cluster's questions are to stop; returns how many records it wrote. `starts`, `id_`: what it announced. Waits
+    while the cluster is away, and says so. KafkaFailed where a log was made again, or lost records that were not read yet."""
+    from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
     by_stream = {rollup.stream.name: [r for r in rollups if r.stream.name == rollup.stream.name] for rollup in rollups}
-    jobs = {job.topic: job for job in (StreamJob(city, mine[0].stream, mine) for mine in by_stream.values())}
-    connection = Connection(options)
-    cluster = Cluster(connection, stop.is_set)
+    jobs = {job.topic: job for job in (StreamJob(city, mine[0].stream, mine, id_) for mine in by_stream.values())}
+    cluster, begins = logs.cluster, {part: at for start in starts.values() for part, at in (start.first or {}).items()}
+    connection = cluster.connection
     consumer = Consumer(
-        {**connection.settings(), "group.id": f"citybrain-polars-{city}", "fetch.queue.backoff.ms": 10,
-         "enable.auto.commit": False, "isolation.level": "read_committed", "auto.offset.reset": "earliest"}
+        {**connection.settings(), "group.id": group_of(city), "fetch.queue.backoff.ms": 10, "enable.partition.eof": True,
+         "enable.auto.commit": False, "isolation.level": "read_committed", "auto.offset.reset": "error"}
     )  # fmt: skip
     producer = Producer(
         {**connection.settings(), "linger.ms": 5, "enable.idempotence": True, "queue.buffering.max.messages": 1_000_000}
@@ -142,42 +154,60 @@ def run(city: str, rollups: Sequence[Rollup], options: KafkaOptions, stop: threa
         new = [
             job.join(number)
             for name, job in jobs.items()
-            for number in range(cluster.partitions(name))
+            for number in range(logs.partitions(name))
             if number not in job.logs
         ]
         if new:
-            asked = [TopicPartition(log.topic, log.number) for log in new]
-            at = cluster.asked(lambda: consumer.committed(asked, timeout=15), "positions cannot be read")
-            consumer.incremental_assign(
-                [TopicPartition(p.topic, p.partition, p.offset if p.offset >= 0 else OFFSET_BEGINNING) for p in at]
-            )
+            if any(log.part not in begins for log in new):  # it was made since
+                for start in logs.starts(group_of(city)).values():
+                    begins.update({part: at for part, at in (start.first or {}).items() if part not in begins})
+            counts.positions |= {log.part: begins[log.part] for log in new}
+            consumer.incremental_assign([TopicPartition(log.topic, log.number, begins[log.part]) for log in new])
 
     def kept() -> None:
         """Commits the positions, once all that was written is in the topic."""
+        began = time.monotonic()
         positions = [(log, off) for job in jobs.values() for log, off in job.positions()]
         while producer.flush(1):
             connection.check()
-            if stop.is_set():
+            if cluster.stopped():
                 return
+        counts.wrote(written - counts.records_out)
         if positions:
             at = [TopicPartition(log.topic, log.number, off) for log, off in positions]
-            cluster.asked(lambda: consumer.commit(offsets=at, asynchronous=False), "positions cannot be committed")
+            try:
+                cluster.asked(lambda: consumer.commit(offsets=at, asynchronous=False), "positions cannot be committed")
+            except KafkaFailed:
+                logs.check()  # which says more of a log that was deleted
+                raise
+            counts.durable(began)
 
     try:
-        while not stop.is_set():
+        while not cluster.stopped():
             if time.monotonic() - looked > LOOK_S:
                 joined()
                 looked = time.monotonic()
             runs: dict[tuple[str, int], tuple[list[bytes], list[int]]] = {}
+            ended: dict[str, int] = {}
             messages = consumer.consume(FETCH, 0.05)
             for message in messages:
-                if message.error() is None:
+                if (error := message.error()) is None:
                     records, offsets = runs.setdefault((message.topic(), message.partition()), ([], []))
                     records.append(message.value())
                     offsets.append(message.offset())
+                elif error.code() == KafkaError._PARTITION_EOF:  # markers of transactions are no messages
+                    ended[canonical.part_of(message.topic(), message.partition())] = message.offset()
+                elif error.fatal() or error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+                    logs.check()
+                    raise refused(
+                        error,
+                        f"partition {message.partition()} of topic {message.topic()!r} lost the records that are "
+                        "to be grouped next; the next start goes on with what there is, and the brain tells what is missing",
+                    )
             connection.check()
             for (topic, number), (records, offsets) in runs.items():
-                jobs[topic].take_in(number, records, offsets)
+                jobs[topic].take_in(number, records, offsets, counts)
+            counts.positions |= ended
             for record in (record for job in jobs.values() for record in job.records()):
                 producer.produce(rows_topic(city), record)
                 written += 1

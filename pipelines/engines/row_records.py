@@ -24,17 +24,16 @@ def row_columns(rollup: Rollup) -> list[str]:
     return [*keys, *(m.name for m in rollup.measures), "n", "as_of", "late", "part", "off"]
 
 
-def row_records(rollup: Rollup, rows: pl.DataFrame) -> list[bytes]:
-    """Rows of an engine whose places are names."""
-    named = rows.select(
-        pl.lit(rollup.name).alias("rollup"), pl.lit(rollup.frame_hash).alias("frame"), *row_columns(rollup)
-    )
+def row_records(rollup: Rollup, rows: pl.DataFrame, job: str = "") -> list[bytes]:
+    """Rows of an engine whose places are names. `job`: the id that it announced."""
+    own = {"rollup": rollup.name, "frame": rollup.frame_hash, **({"job": job} if job else {})}
+    named = rows.select(*(pl.lit(value).alias(name) for name, value in own.items()), *row_columns(rollup))
     return named.write_ndjson().encode().splitlines()
 
 
-def manifest_records(rollup: Rollup, manifests: Iterable[tuple[int, int]]) -> list[bytes]:
+def manifest_records(rollup: Rollup, manifests: Iterable[tuple[int, int]], job: str = "") -> list[bytes]:
     """(pane_start, on-time events), in pane order."""
-    own = {"rollup": rollup.name, "frame": rollup.frame_hash, "manifest": True}
+    own = {"rollup": rollup.name, "frame": rollup.frame_hash, **({"job": job} if job else {}), "manifest": True}
     return [orjson.dumps({**own, "pane_start": start, "n": n}) for start, n in manifests]
 
 

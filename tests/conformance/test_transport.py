@@ -152,7 +152,7 @@ def test_open_panes_are_for_screens_only(embedded: tuple[MemorySink, Sent]) -> N
     plain: list[int] = []
     without = remote_run(one, DirectStore(sink()), 1)
     followed(without, 3, lambda: plain.append(len(without.provisional())))
-    assert sum(shown) > 1.5 * sum(plain) > 0, (shown, plain)
+    assert sum(shown) > 1.2 * sum(plain) > 0, (shown, plain)
     wrong, counts = found(kept, stored)
     assert not wrong and counts["readings"] > 3000, [str(x) for x in wrong[:5]]
     print(f"\n{len(rows):,} rows shown ahead; {sum(shown):,} provisional readings with them, {sum(plain):,} without")

@@ -11,6 +11,7 @@ import orjson
 import polars as pl
 
 from connectors.kafka_transport import Of, Partition, View
+from pipelines.announcement import Start, announcements
 from pipelines.brain import Step
 from pipelines.delivery import Attached, Durable, Now, Run
 from pipelines.engines.polars_engine import PolarsEngine
@@ -26,6 +27,7 @@ from tests.conformance.small_runs import REMEMBER_MS, ROLLUPS, Arrivals, How, _o
 from tests.fakes.listed import DirectStore
 
 OF = {rollup.name: rollup.stream.name for rollup in ROLLUPS}
+JOB = "polars-one"
 EVERYBODY = [stream.name for stream in STREAMS]
 
 
@@ -60,7 +62,8 @@ def sent(arrived: Arrivals, until: int) -> tuple[MemorySink, Sent]:
         rows += [(n / len(mine), record) for n, record in enumerate(mine)]
     rows.sort(key=lambda x: x[0])
     letters = kept.page("dead_letters", None, 10**6).drop("seen_at", strict=False).to_dicts()
-    control = [
+    starts = {name: Start("log", {f"events.small.{name}/0": 0}, {}) for name in {OF[r.name] for r in ROLLUPS}}
+    control = [one.record()[1] for one in announcements(JOB, "polars", ROLLUPS, starts, 0)] + [
         orjson.dumps({"kind": "counters", "ingest": "one", "stream": name, "counters": stream.counters})
         for name, stream in run.streams.items()
     ]
@@ -83,8 +86,8 @@ def _grouped(name: str, blocks: Sequence[Stamped], until: int, names: pl.Series)
     for block in [*(few for one in blocks for few in _cut(one)), *ticks]:
         engine.add(block)
         for rollup, taken in zip(mine, engine.take(), strict=True):
-            out += row_records(rollup, taken.rows.with_columns(names.gather(taken.rows["place"]).alias("place")))
-            out += manifest_records(rollup, taken.manifests.iter_rows())
+            out += row_records(rollup, taken.rows.with_columns(names.gather(taken.rows["place"]).alias("place")), JOB)
+            out += manifest_records(rollup, taken.manifests.iter_rows(), JOB)
     return out
 
 

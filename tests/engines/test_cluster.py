@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import tempfile
 import time
@@ -12,11 +13,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import orjson
 import pytest
 
 from commands.inputs import UserError
 from commands.submit import Options, stop, submit
+from dashboards.flink_metrics import MAPPED, translated
 from pipelines import canonical
+from pipelines.announcement import Announcement
 from pipelines.engines.flink_main import name_of
 from pipelines.engines.flink_rest import FlinkCluster, FlinkError
 from tests.engines.kafka import create, read, write
@@ -67,7 +71,7 @@ class Town:
         self.logs = [log for log in logs(seed, EVENTS) if log.stream.name in ROLLUPS]
         self.wanted: list[tuple[Log, dict[str, Grouped]]] = [(log, by_polars(log, name)) for log in self.logs]
         topics = [(canonical.topic(name, log.stream.name), len(log.partitions)) for log in self.logs]
-        create(broker, [(f"rows.{name}", 1), *topics])
+        create(broker, [(f"rows.{name}", 1), (f"control.{name}", 1), *topics])
 
     def send(self, part: int) -> None:
         """A third of every partition; the last one has the tick that ends the time."""
@@ -149,6 +153,10 @@ def test_handover(broker: str, cluster: Cluster, wheel: Path, tmp_path: Path) ->
     assert town.equal(town.ended(after=records)) == (rows, late, manifests), "the third job made them all again"
     assert town.equal(town.records(), orderly=False) == (rows, late, manifests)
     rest.cancel(job)
+    told = [Announcement.read(orjson.loads(record)) for record in read(broker, "control.handed")]
+    assert [one.first is None for one in told] == [False] * 2 + [True] * 2 + [False] * 2, "the second had a savepoint"
+    assert {orjson.loads(record)["job"] for record in town.records()} == {one.job for one in told}
+    assert len({one.job for one in told}) == 3
     print(
         f"\n{before:,} records before the savepoint, {records:,} with what came after; {rows:,} rows ({late:,} late) equal"
     )
@@ -169,6 +177,54 @@ def test_what_cannot_be_submitted(
     with pytest.raises(FlinkError, match=r"refuses /jobs/0{32}: .*Could not find Flink job"):
         stop(cluster.address, "0" * 32, None)
     assert list(tmp_path.iterdir()) == [], "what a submission needs on disk is gone"
+
+
+def test_metrics_of_a_job(broker: str, cluster: Cluster, wheel: Path, tmp_path: Path) -> None:
+    """Every metric that the recording rules name is there while a job runs, and under our names they say what it did."""
+    town, rest = Town("measured", 12, broker, tmp_path), FlinkCluster(cluster.address)
+    for part in range(3):
+        town.send(part)
+    options = Options(
+        cluster.address, str(town.pack), broker, wheel=wheel, parallelism=2,
+        settings=("execution.checkpointing.interval=1 s",),
+    )  # fmt: skip
+    job = submit(options)["job"]
+    rows = len(town.ended())
+    wanted = {log.stream.name: float(sum(map(len, log.partitions))) for log in town.logs}
+    late = {log.stream.name: float(sum(b'"late":true' in r for p in log.partitions for r in p)) for log in town.logs}
+    ends = time.monotonic() + LONGEST_S
+    while True:
+        text = "".join(_scraped(cluster, program) for program in (JOB_MANAGER, TASK_MANAGER))
+        found = translated(text, time.time())
+        by_stream = {name: {labels[0]: n for labels, n in samples if labels} for name, samples in found.items()}
+        done = (
+            by_stream.get("citybrain_records_in_total") == wanted
+            and by_stream.get("citybrain_events_late_total") == late
+            and by_stream.get("citybrain_lag_records") == dict.fromkeys(wanted, 0.0)
+            and found.get("citybrain_records_out_total") == [((), float(rows))]
+            and "citybrain_durable_age_seconds" in found
+        )
+        if done:
+            break
+        assert time.monotonic() < ends, (found, wanted, late, rows)
+        time.sleep(0.5)
+    assert found.keys() == {each.name for each in MAPPED}
+    assert 0 <= found["citybrain_durable_age_seconds"][0][1] < 30
+    assert 0 < found["citybrain_checkpoint_last_duration_seconds"][0][1] < 30
+    for log in town.logs:
+        delay = by_stream["citybrain_watermark_delay_seconds"][log.stream.name]
+        assert abs(delay - (time.time() - log.closing / 1000)) < 30
+    there = set(re.findall(r"^(flink_\w+)", text, re.M))
+    named = set(re.findall(r"flink_\w+", (ROOT / "docs" / "deploy" / "flink.rules.yml").read_text()))
+    assert len(named) > 4 and not named - there, named - there
+    assert {"flink_jobmanager_job_lastCheckpointTook"} - there, "the negative control: one that Flink does not have"
+    rest.cancel(job)
+    print(f"\n{wanted} records in, {late} late, {rows:,} out; {len(named)} metrics of Flink's")
+
+
+def _scraped(cluster: Cluster, program: str) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{cluster.prometheus[program]}/metrics", timeout=10) as answer:
+        return str(answer.read().decode())
 
 
 def test_metrics_for_prometheus(cluster: Cluster) -> None:

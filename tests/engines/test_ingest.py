@@ -417,6 +417,27 @@ def test_a_log_that_was_made_again(broker: Broker, tmp_path: Path) -> None:
         run_ingest(options)
 
 
+def test_a_state_that_was_deleted(broker: Broker, tmp_path: Path) -> None:
+    """Without it all would be read again, and written twice."""
+    source, log = tmp_path / "link.ndjson", canonical.topic("forgotten", "link")
+    write_files(CITY, STREAMS, START, START + 2 * MINUTE_MS, tmp_path)
+    pack = tmp_path / "forgotten"
+    pack.mkdir()
+    (pack / "city.toml").write_text('id = "forgotten"\nzh = "f"\nen = "f"\nzone = "UTC"\ndistricts = []\n')
+    options = Options((str(source),), f"kafka://{broker.address}/{log}", "one", city=str(pack))
+    assert ingest(options, threading.Event())["accepted"] > 100
+    there, admin, state = log_of(broker, 0, log), AdminClient({"bootstrap.servers": broker.address}), "state.forgotten"
+    admin.delete_topics([state])[state].result(30)
+    ends = time.monotonic() + 60
+    while Cluster(Connection(kafka_options(f"kafka://{broker.address}/x"))).topic(state) is not None:
+        assert time.monotonic() < ends
+    with pytest.raises(
+        KafkaFailed, match=r"partition 0 of .* has records, and topic 'state.forgotten' knows of nobody"
+    ):
+        ingest(options, threading.Event())
+    assert log_of(broker, 0, log) == there
+
+
 def test_a_mapping_reads_messages(broker: Broker, tmp_path: Path) -> None:
     """Foreign JSON on a topic, with its units, through the same mapping as files."""
     mapping = tmp_path / "sensors.toml"

@@ -9,6 +9,7 @@ import orjson
 import polars as pl
 
 from pipelines.engines.polars_job import StreamJob
+from pipelines.job_counts import JobCounts
 from pipelines.model import PlaceRegistry
 from pipelines.remote_stream import RemoteStream
 from tests.engines.logs import CITY, Log, logs, rollups
@@ -60,7 +61,7 @@ def told(log: Log, lost: bool = False, again: bool = False) -> tuple[int, int]:
 
 
 def _job(log: Log, mine: Sequence[Any]) -> StreamJob:
-    job = StreamJob(CITY, log.stream, mine)
+    job = StreamJob(CITY, log.stream, mine, "a job")
     for number in range(len(log.partitions)):
         job.join(number)
     return job
@@ -69,7 +70,7 @@ def _job(log: Log, mine: Sequence[Any]) -> StreamJob:
 def _run(job: StreamJob, log: Log, turn: int) -> None:
     for number, records in enumerate(log.partitions):
         if some := records[turn * CUT : (turn + 1) * CUT]:
-            job.take_in(number, some, range(turn * CUT, turn * CUT + len(some)))
+            job.take_in(number, some, range(turn * CUT, turn * CUT + len(some)), JobCounts())
 
 
 def test_open_panes_are_shown_as_they_are() -> None:

@@ -27,6 +27,8 @@ export interface Transition {
 export interface StreamHealth {
   watermark: string | null; last_event_at: string | null; accepted?: number; late?: number; rejected?: number;
   quarantined?: number; received?: number;
+  /** What is wrong with its jobs. */
+  notes?: string[];
 }
 export type Kind = "kpi" | "line" | "map" | "ranking" | "alerts" | "timeline" | "sources";
 export interface Panel extends Named { kind: Kind; area: [number, number, number, number]; indicators: string[]; turns: boolean }

@@ -13,12 +13,12 @@ export class Sources extends View {
     const mine = [...this.model.indicators.values()].filter((i) => i.stream === stream && i.levels.includes("city"));
     return mine.length ? 1000 * Math.min(...mine.map((i) => i.stale_after_s)) : OLD_MS;
   }
-  private lines(): { name: string; text: string; age: string; late: string; refused: string; old: boolean }[] {
+  private lines(): { name: string; text: string; age: string; late: string; refused: string; old: boolean; notes: string }[] {
     const now = this.model.now() ?? 0;
     return Object.entries(this.model.streams).sort(([a], [b]) => a.localeCompare(b)).map(([name, s]) => {
       const last = s.last_event_at ? Date.parse(s.last_event_at) : null;
       return {
-        name, text: name, age: last === null ? "—" : ago(now - last), old: watching.staleness && (last === null || now - last > this.patience(name)),
+        name, text: s.notes?.length ? `${name} ⚠` : name, notes: (s.notes ?? []).join("\n"), age: last === null ? "—" : ago(now - last), old: watching.staleness && (last === null || now - last > this.patience(name)),
         late: s.accepted ? percent((s.late ?? 0) / s.accepted) : "—", refused: number((s.rejected ?? 0) + (s.quarantined ?? 0), 0),
       };
     });
@@ -32,6 +32,7 @@ export class Sources extends View {
       const [dot, name, age, refused] = node.children as unknown as [Element, Element, Element, HTMLElement];
       put(dot, line.old ? "▨" : "✓");
       put(name, line.text);
+      node.title = line.notes;
       put(age, line.age);
       put(refused, line.refused === "0" ? "" : `✕ ${line.refused}`);
       refused.title = t("refused");
@@ -41,7 +42,7 @@ export class Sources extends View {
   table(): Twin {
     return {
       heads: [t("stream"), t("last"), t("lateShare"), t("refused")],
-      rows: this.lines().map((l) => [l.name, l.age, l.late, l.refused]),
+      rows: this.lines().map((l) => [l.text, l.age, l.late, l.refused]),
     };
   }
 }
