@@ -31,7 +31,7 @@ from tools.stack.flink_cluster import JOB_MANAGER, TASK_MANAGER, Cluster
 ROOT = Path(__file__).resolve().parents[2]
 EVENTS = 4000
 """Of a partition, at most."""
-LONGEST_S = 60
+LONGEST_S = 180
 LEFT_OUT = ("city", "detectors", "parking", "services", "water")
 ROLLUPS = ("air", "link")
 
