@@ -73,7 +73,8 @@ def _jvm() -> Any:
 
 def _properties(client: Mapping[str, str]) -> Any:
     found = _jvm().java.util.Properties()
-    for name, value in {"max.block.ms": WAIT_MS, "default.api.timeout.ms": WAIT_MS, **client, **TEXTS}.items():
+    waits = dict.fromkeys(("max.block.ms", "default.api.timeout.ms", "request.timeout.ms"), WAIT_MS)
+    for name, value in {**waits, **client, **TEXTS}.items():
         found.setProperty(name, value)
     return found
 
