@@ -417,7 +417,8 @@ def submit(
         str | None, typer.Option(help="The brokers of canonical log and rows, HOST:PORT, several with commas.")
     ] = None,
     kafka_config: Annotated[
-        Path | None, typer.Option(help="File of name=value lines for the Kafka client, e.g. with its password.")
+        Path | None,
+        typer.Option(help="TOML with user, password, security ... of Kafka, or name=value lines for Flink's client."),
     ] = None,
     parallelism: Annotated[int, typer.Option(min=1, help="Task slots that the job takes.")] = 1,
     savepoint: Annotated[str | None, typer.Option(help="Path of a savepoint to go on from.")] = None,

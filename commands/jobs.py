@@ -9,8 +9,8 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from commands.engines import EMBEDDED, refuse_missing
-from commands.inputs import UserError, city_of
+from commands.engines import refuse_missing
+from commands.inputs import city_of
 from commands.job_metrics import exposed
 from dashboards.flink_metrics import PLUGIN
 from pipelines import canonical, catalogue
@@ -18,7 +18,7 @@ from pipelines.announcement import new_id
 from pipelines.engines.grouped_apart import JobFailed
 from pipelines.engines.job_logs import JobLogs
 from pipelines.kafka_client import Cluster, Connection, Stopped, say
-from pipelines.kafka_options import KafkaFailed, cluster_options
+from pipelines.kafka_options import KafkaFailed, KafkaOptions, cluster_options
 from pipelines.rollup import Rollup
 from sinks.kafka_log import ensured
 
@@ -34,10 +34,6 @@ def run(
     refuse_missing(engine)
     city = city_of(city_name)
     options = cluster_options(kafka, canonical.rows_topic(city.id))
-    if engine != EMBEDDED and options.security != "plaintext":
-        raise UserError(
-            f"--engine {engine} connects without security here; `citybrain submit --kafka-config FILE` does with it"
-        )
     cluster = Cluster(Connection(options), stop.is_set)
     try:
         ensured(cluster, options.topic, 1)
@@ -55,7 +51,6 @@ def _run(
     engine: str, rollups: Sequence[Rollup], logs: JobLogs, parallelism: int, stop: threading.Event, metrics: str | None
 ) -> None:
     city, job = logs.city, new_id(engine)
-    client = {"bootstrap.servers": logs.cluster.connection.options.servers}
     with exposed(metrics, engine, logs) as shown:
         match engine:
             case "polars":
@@ -68,10 +63,10 @@ def _run(
                 say(f"ended, {written:,} rows and manifests written")
             case "flink":
                 logs.announce(job, engine, rollups, logs.starts())
-                _flink(job, rollups, client, parallelism, logs, stop, shown.flink_settings)
+                _flink(job, rollups, parallelism, logs, stop, shown.flink_settings)
             case "beam":
                 logs.announce(job, engine, rollups, logs.starts())
-                _beam(job, rollups, client, parallelism, logs, stop)
+                _beam(job, rollups, parallelism, logs, stop)
 
 
 def logged(cluster: Cluster, city: str, streams: Iterable[str], stop: threading.Event) -> list[str]:
@@ -89,18 +84,24 @@ def logged(cluster: Cluster, city: str, streams: Iterable[str], stop: threading.
 def _flink(
     job_id: str,
     rollups: Sequence[Rollup],
-    client: Mapping[str, str],
     parallelism: int,
     logs: JobLogs,
     stop: threading.Event,
     settings: Mapping[str, str],
 ) -> None:
+    from py4j.protocol import Py4JError
+    from pyflink.util.exceptions import JavaException
+
     from pipelines.engines.flink_home import plugin
     from pipelines.engines.flink_job import Job, submitted
+    from pipelines.engines.flink_kafka import java_client
 
-    plugins = plugin(PLUGIN) if settings else ()
-    job = submitted(Job(logs.city, rollups, client, False, parallelism, settings, plugins, job_id))
+    options, plugins = logs.cluster.connection.options, plugin(PLUGIN) if settings else ()
     failed = list[Exception]()
+    try:
+        job = submitted(Job(logs.city, rollups, java_client(options), False, parallelism, settings, plugins, job_id))
+    except (Py4JError, JavaException) as error:
+        raise _failed(options, error) from None
 
     def wait() -> None:
         try:
@@ -118,8 +119,14 @@ def _flink(
     if another:
         raise another[0]
     if not stop.is_set():
-        said = [line.strip() for line in str(*failed).splitlines() if "Caused by" in line] or [str(*failed)[:500]]
-        raise JobFailed(f"the Flink job ended: {said[-1]}")
+        raise _failed(options, *failed)
+
+
+def _failed(options: KafkaOptions, error: Exception | None = None) -> JobFailed:
+    """With Flink's last cause, which may repeat what the job was given."""
+    text = options.hidden("" if error is None else str(error))
+    causes = [line.strip() for line in text.splitlines() if "Caused by" in line]
+    return JobFailed(f"the Flink job ended: {causes[-1] if causes else text[:500]}")
 
 
 def _watched(logs: JobLogs, stop: threading.Event, end: bool = False) -> list[KafkaFailed]:
@@ -143,21 +150,14 @@ def _watched(logs: JobLogs, stop: threading.Event, end: bool = False) -> list[Ka
     return found
 
 
-def _beam(
-    job_id: str,
-    rollups: Sequence[Rollup],
-    client: Mapping[str, str],
-    parallelism: int,
-    logs: JobLogs,
-    stop: threading.Event,
-) -> None:
+def _beam(job_id: str, rollups: Sequence[Rollup], parallelism: int, logs: JobLogs, stop: threading.Event) -> None:
     """On Beam's Flink runner in Java of its own, which an exception ends."""
     from pipelines.engines.beam_job import Job
     from pipelines.engines.beam_job import run as group
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))
-    another = _watched(logs, stop, end=True)
+    client, another = logs.cluster.connection.options.client(), _watched(logs, stop, end=True)
     try:
         group(Job(logs.city, rollups, client, runner="flink", parallelism=parallelism, id=job_id))
     except SystemExit:

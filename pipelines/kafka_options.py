@@ -7,10 +7,12 @@ from an address: those are seen in process lists.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -61,6 +63,16 @@ class KafkaOptions:
             "ssl.key.password": self.key_password,
         }  # fmt: skip
         return out | {name: value for name, value in tls.items() if value}
+
+    def hidden(self, text: str) -> str:
+        """What others say, which may repeat what they were given, without the secrets."""
+        key = list[str]()
+        if self.key:
+            with contextlib.suppress(OSError):
+                key = Path(self.key).read_text(encoding="utf-8").splitlines()
+        for secret in filter(None, (self.password, self.key_password, *key)):
+            text = text.replace(secret, "***")
+        return text
 
 
 def kafka_options(address: str, environment: Mapping[str, str] = os.environ) -> KafkaOptions:

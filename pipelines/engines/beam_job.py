@@ -61,7 +61,7 @@ class Job:
 
     city: str
     rollups: Sequence[Rollup]
-    kafka: Mapping[str, str]
+    kafka: Mapping[str, str | int | bool]
     bounded: bool = False
     runner: str = "local"
     parallelism: int = 1

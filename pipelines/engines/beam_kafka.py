@@ -66,7 +66,7 @@ class Log:
     end: Offsets
 
 
-def log_of(kafka: Mapping[str, str], topic: str, bounded: bool) -> Log:
+def log_of(kafka: Mapping[str, str | int | bool], topic: str, bounded: bool) -> Log:
     """The partitions that a topic has now, from the oldest record on; `bounded`: to where they end now.
 
     Raises LookupError for a topic that is not there, KafkaException where no broker answers.
@@ -179,7 +179,7 @@ class StampsOf(WatermarkEstimatorProvider):  # type: ignore[misc]
 class Reader:
     """A consumer of a log, from offsets on."""
 
-    def __init__(self, kafka: Mapping[str, str], topic: str, start: Offsets) -> None:
+    def __init__(self, kafka: Mapping[str, str | int | bool], topic: str, start: Offsets) -> None:
         self.consumer, self.topic = Consumer({**CONSUMER, **kafka}), topic
         self.consumer.assign([TopicPartition(topic, number, offset) for number, offset in enumerate(start)])
         self.at, self.seen = [*start], [*start]
@@ -214,7 +214,7 @@ class Read(beam.DoFn):  # type: ignore[misc]
 
     longest_s = 1.0
 
-    def __init__(self, kafka: Mapping[str, str]) -> None:
+    def __init__(self, kafka: Mapping[str, str | int | bool]) -> None:
         self.kafka = dict(kafka)
 
     def setup(self) -> None:
@@ -301,7 +301,7 @@ def timestamp(wm: int) -> Timestamp:
 class Write(beam.DoFn):  # type: ignore[misc]
     """Records to the first partition of a topic, at least once: a bundle is done when the broker has all of it."""
 
-    def __init__(self, kafka: Mapping[str, str], topic: str) -> None:
+    def __init__(self, kafka: Mapping[str, str | int | bool], topic: str) -> None:
         self.kafka, self.topic = dict(kafka), topic
 
     def setup(self) -> None:

@@ -10,10 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlencode
 
 from pipelines import catalogue
 from pipelines.engines.flink_announce import announced
 from pipelines.engines.flink_job import Job, submitted
+from pipelines.engines.flink_kafka import java_client
+from pipelines.kafka_options import cluster_options
 from pipelines.pack import read_city
 
 RUNNING: Final = {
@@ -44,7 +47,10 @@ def job_of(
 
 
 def client_options(bootstrap: str, file: Path | None) -> dict[str, str]:
-    """The Kafka client's options: the servers, and lines `name=value` of a file (security.protocol, sasl.jaas.config ...)."""
+    """The Kafka client's options: the servers, and those of a file: TOML as all of citybrain reads it (`kafka_options`), or lines
+    `name=value` of the Java client's own (security.protocol, sasl.jaas.config ...)."""
+    if file is not None and file.suffix == ".toml":
+        return java_client(cluster_options(f"kafka://{bootstrap}?{urlencode({'config': file})}", "rows"))
     options = {"bootstrap.servers": bootstrap}
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines() if file else (), 1):
         name, equal, value = line.partition("=")
@@ -60,7 +66,7 @@ def read(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="pipelines.engines.flink_main", description="Submits the job of a city.")
     parser.add_argument("--pack", type=Path, required=True, help="folder of the city pack")
     parser.add_argument("--kafka", required=True, help="HOST:PORT,... of the brokers")
-    parser.add_argument("--kafka-config", type=Path, help="file of name=value lines for the Kafka client")
+    parser.add_argument("--kafka-config", type=Path, help="TOML, or name=value lines for the Java client")
     parser.add_argument("--parallelism", type=int, default=1)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of Flink's")
     return parser.parse_args(arguments)

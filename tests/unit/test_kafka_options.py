@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.address_options import AddressError
+from pipelines.engines.flink_kafka import PACKAGE, java_client
+from pipelines.engines.flink_main import client_options
 from pipelines.kafka_options import SECRET, kafka_options
 
 PASSWORD = "hunter2-secret"
@@ -107,3 +109,39 @@ def test_a_wrong_file_is_told_without_its_content(tmp_path: Path, text: str) -> 
 def test_secrets_are_not_shown() -> None:
     options = kafka_options("kafka://me@a:9092/t", WITH)
     assert PASSWORD not in repr(options) and PASSWORD not in options.shown
+
+
+def test_flinks_client_takes_the_same(tmp_path: Path) -> None:
+    """Under the names of the Java client, from the same file."""
+    assert java_client(kafka_options("kafka://a:9092/t", {})) == {
+        "bootstrap.servers": "a:9092", "security.protocol": "PLAINTEXT",
+    }  # fmt: skip
+    ca, file = tmp_path / "ca.pem", tmp_path / "kafka.toml"
+    ca.write_text("the authority")
+    file.write_text(f"user = 'm\"e'\npassword = 'x\\{PASSWORD}'\nca = '{ca}'\n")
+    wanted = {
+        "bootstrap.servers": "a:9092,b:9093", "security.protocol": "SASL_SSL", "sasl.mechanism": "SCRAM-SHA-512",
+        "sasl.jaas.config": f'{PACKAGE}.scram.ScramLoginModule required username="m\\"e" password="x\\\\{PASSWORD}";',
+        "ssl.truststore.type": "PEM", "ssl.truststore.certificates": "the authority",
+    }  # fmt: skip
+    assert java_client(kafka_options(f"kafka://a:9092,b:9093/t?config={file}", {})) == wanted
+    assert client_options("a:9092,b:9093", file) == wanted, "as `submit` reads it"
+    plain = java_client(kafka_options("kafka://me@a:9092/t?mechanism=PLAIN&security=sasl_plaintext", WITH))
+    assert plain["sasl.jaas.config"].startswith(f"{PACKAGE}.plain.PlainLoginModule required")
+
+
+def test_flinks_client_with_a_client_certificate(tmp_path: Path) -> None:
+    files = {name: tmp_path / f"{name}.pem" for name in ("ca", "certificate", "key")}
+    for name, path in files.items():
+        path.write_text(f"text of {name}\n")
+    query = "&".join(f"{name}={path}" for name, path in files.items())
+    options = kafka_options(f"kafka://a:9092/t?{query}", {SECRET["key_password"]: PASSWORD})
+    client = java_client(options)
+    assert client == {
+        "bootstrap.servers": "a:9092", "security.protocol": "SSL", "ssl.truststore.type": "PEM",
+        "ssl.truststore.certificates": "text of ca\n", "ssl.keystore.type": "PEM",
+        "ssl.keystore.certificate.chain": "text of certificate\n", "ssl.keystore.key": "text of key\n",
+        "ssl.key.password": PASSWORD,
+    }  # fmt: skip
+    said = options.hidden(f"cannot use {client}")
+    assert PASSWORD not in said and "text of key" not in said and "text of ca" in said

@@ -40,7 +40,8 @@ GUARDED: Final = """\
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller},GUARDED://{guarded}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port},GUARDED://{guarded}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,GUARDED:SASL_PLAINTEXT
-sasl.enabled.mechanisms=PLAIN
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512
+listener.name.guarded.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
 listener.name.guarded.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required {users};
 """
 """A later line of a setting counts."""
@@ -52,13 +53,15 @@ class Broker:
     def __init__(
         self, folder: Path, port: int | None = None, heap_mb: int = 512, users: Mapping[str, str] | None = None
     ) -> None:
-        """`users`: passwords by name; then there is a second listener, at `guarded`, that asks for them (SASL PLAIN)."""
+        """`users`: passwords by name; then there is a second listener, at `guarded`, that asks for them (SASL, PLAIN or
+        SCRAM-SHA-512)."""
         self.folder, self.heap_mb = folder, heap_mb
         self.port, controller = port or free_port(), free_port()
         self.address = f"127.0.0.1:{self.port}"
         folder.mkdir(parents=True, exist_ok=True)
         self._settings = folder / "server.properties"
         settings = PROPERTIES.format(port=self.port, controller=controller, logs=folder / "logs")
+        self.users = dict(users or {})
         self.guarded = f"127.0.0.1:{free_port()}"
         if users:
             known = " ".join(f'user_{name}="{password}"' for name, password in users.items())
@@ -69,8 +72,9 @@ class Broker:
     def start(self) -> None:
         """Returns when it takes connections and knows its own topics."""
         if not (self.folder / "logs" / "meta.properties").exists():
+            scram = [f"--add-scram=SCRAM-SHA-512=[name={name},password={word}]" for name, word in self.users.items()]
             done = subprocess.run(
-                self._java("kafka.tools.StorageTool", "format", "-t", "Y2l0eWJyYWluLXN0YWNrLQ", "-c", self._settings),
+                self._java("kafka.tools.StorageTool", "format", "-t", "Y2l0eWJyYWluLXN0YWNrLQ", "-c", self._settings, *scram),
                 capture_output=True, text=True,
             )  # fmt: skip
             if done.returncode:
