@@ -62,7 +62,9 @@ def test_negative_control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     made = [log for log in logs(2, 600) if log.stream.name == "link"]
     real = beam_transform.row_records
     with monkeypatch.context() as patch:
-        patch.setattr(beam_transform, "row_records", lambda rollup, rows, job: real(rollup, rows.filter(~rows["late"]), job))
+        patch.setattr(
+            beam_transform, "row_records", lambda rollup, rows, job: real(rollup, rows.filter(~rows["late"]), job)
+        )
         found = from_topic(grouped(made, tmp_path / "dropped"))
     with pytest.raises(AssertionError, match="missing"):
         compared(by_polars(made[0], CITY), found, made[0].closing, orderly=False)
