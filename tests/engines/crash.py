@@ -3,7 +3,7 @@ what is left equals the embedded engine's rows and one undisturbed run.
 
 python -m tests.engines.crash [ROUNDS [SEED]]     (make crash); a seeded selection is part of make test
 
-SEED is that of the first batch; what a batch does depends on its seed alone, when it happens on the machine too.
+SEED is that of the first batch. What happens in a batch is by its seed; at which record it does is not.
 """
 
 from __future__ import annotations
