@@ -32,10 +32,11 @@ LOST: Final = frozenset(
 MOVING: Final = frozenset(
     {
         KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-        KafkaError._WAIT_COORD,
+        KafkaError._WAIT_COORD, KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE,
     }
 )  # fmt: skip
-"""Nobody has a group's positions at the moment; librdkafka does not call these errors retriable."""
+"""Nobody has a group's positions, or a partition that was just made, at the moment; librdkafka does not call these errors
+retriable."""
 FORBIDDEN: Final = frozenset(
     {
         KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED,
