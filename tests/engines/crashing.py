@@ -226,7 +226,8 @@ class Town:
         counted = Counter[str]()
 
         def came() -> bool:
-            of = {r["stream"]: r["counters"] for r in map(orjson.loads, read(self.broker.address, control))}
+            told = map(orjson.loads, read(self.broker.address, control))
+            of = {record["stream"]: record["counters"] for record in told if record["kind"] == "counters"}
             counted.clear()
             for counters in of.values():
                 counted.update(counters)

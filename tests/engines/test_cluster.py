@@ -19,7 +19,7 @@ import pytest
 from commands.inputs import UserError
 from commands.submit import Options, stop, submit
 from dashboards.flink_metrics import MAPPED, translated
-from pipelines import canonical
+from pipelines import canonical, catalogue
 from pipelines.announcement import Announcement
 from pipelines.engines.flink_main import name_of
 from pipelines.engines.flink_rest import FlinkCluster, FlinkError
@@ -166,6 +166,11 @@ def test_what_cannot_be_submitted(
     broker: str, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    streams = dict.fromkeys(rollup.stream.name for rollup in catalogue.rollups(catalogue.CATALOGUE))
+    create(
+        broker,
+        [(name, 1) for name in (canonical.control_topic("demo"), *(canonical.topic("demo", s) for s in streams))],
+    )
     with pytest.raises(UserError, match=r"--parallelism 9 needs as many task slots and .* has 4 free"):
         submit(Options(cluster.address, "demo", broker, parallelism=9))
     with pytest.raises(
