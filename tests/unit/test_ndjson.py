@@ -185,7 +185,7 @@ SCANNERS = {stream.name: Scanner(stream) for stream in STREAMS}
 
 @settings(max_examples=400, deadline=None)
 @given(blocks, st.sampled_from([1, 1, 1000]))
-def test_fast_and_reference_decoder_agree(case: tuple, first: int) -> None:
+def fast_and_reference_decoder_agree(case: tuple, first: int) -> None:
     stream, payload = build(case)
     block = Block(first, payload)
     slow = decode_reference(block, stream, "f")
@@ -196,10 +196,9 @@ def test_fast_and_reference_decoder_agree(case: tuple, first: int) -> None:
     COUNTS.update(letter.reason for letter in slow.refused)
 
 
-def test_the_property_compared_something() -> None:
+def test_fast_and_reference_decoder_agree() -> None:
+    fast_and_reference_decoder_agree()
     print("fast = reference:", dict(COUNTS))
-    if not COUNTS:
-        pytest.skip("run together with test_fast_and_reference_decoder_agree, whose counts it checks")
     assert COUNTS["blocks"] >= 300
     assert COUNTS["accepted"] > 1000
     assert COUNTS["refused"] > 500
