@@ -110,8 +110,7 @@ class Remote:
 
     def look(self) -> None:
         """Opens the partitions that there are and that it does not have. KafkaFailed where a topic is another one now."""
-        if self._open is None and self._cluster.partitions(self._open_topic):
-            self._open = OpenPanes(self._cluster, self._open_topic)
+        self._look_at_open()
         sizes = {topic: self._partitions(topic) for topic in (*self._grouped, *self._shared, *self._logs)}
         for topic, (kind, of, names) in self._shared.items():
             for number in range(sizes[topic]):
@@ -123,6 +122,17 @@ class Remote:
                 if canonical.part_of(topic, number) not in self.views:
                     view = View(Partition(self._cluster, topic, number, "events", None), name)
                     self.views[view.input] = view
+
+    def _look_at_open(self) -> None:
+        """Nothing depends on that topic: where the brain has no right to it, its page has final numbers only."""
+        if self._open is not None or not self._open_topic:
+            return
+        try:
+            if self._cluster.partitions(self._open_topic):
+                self._open = OpenPanes(self._cluster, self._open_topic)
+        except KafkaFailed as error:
+            say(f"warning: no provisional numbers of engines elsewhere: {error}")
+            self._open_topic = ""
 
     def show(self, run: Run) -> bool:
         """Takes in what engines have in open panes, for the provisional numbers of the page; whether there was anything."""
