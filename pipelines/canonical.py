@@ -106,10 +106,10 @@ def stamped(frame: pl.DataFrame, stream: Stream, part: str, registry: PlaceRegis
     events = frame.filter(pl.col("t").is_not_null())
     places = events[stream.place]
     known = places.unique(maintain_order=True)
-    codes = pl.Series([registry.code(place) for place in known], dtype=pl.UInt32)
-    coded = events.drop(stream.place).with_columns(
-        places.replace_strict(known, codes, return_dtype=pl.UInt32).alias("place")
-    )
+    codes = pl.Series("place", [registry.code(place) for place in known], dtype=pl.UInt32)
+    # Of nothing but ticks there is no place, and a text that is replaced by nothing stays one.
+    each = places.replace_strict(known, codes, return_dtype=pl.UInt32).alias("place") if len(known) else codes
+    coded = events.drop(stream.place).with_columns(each)
     columns = ["off", "t", "wm", "late", "id", "place", *(column.name for column in stream.columns)]
     last_wm = int(frame["wm"].max())  # type: ignore[arg-type]
     return Stamped(stream.name, part, coded.select(columns), int(frame["off"][0]), last_wm)

@@ -65,7 +65,7 @@ def _grouped(files: Iterable[Path], part: str) -> Iterator[bytes]:
 
 def expected(folder: str, city: str) -> Answer:
     """What every engine has to make of the topic that `filled` writes from this log."""
-    log, job = Log(Path(folder)), StreamJob(city, LINK, ROLLUPS, "bench")
+    log, job = Log(Path(folder)), StreamJob(city, LINK, ROLLUPS, "")
     for number, path in enumerate(log.topics):
         job.join(number)
         records = path.read_bytes().splitlines()

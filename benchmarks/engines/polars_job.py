@@ -41,7 +41,7 @@ def run(address: str, city: str, profile: str | None = None) -> Answer:
     sys.stdout.flush()
     cluster = Cluster(Connection(cluster_options(address, rows_topic(city))), stop.is_set)
     logs = JobLogs(cluster, city, [rollup.stream.name for rollup in ROLLUPS])
-    job = partial(group, city, ROLLUPS, logs, logs.starts(group_of(city)), "bench", JobCounts())
+    job = partial(group, city, ROLLUPS, logs, logs.starts(group_of(city)), "", JobCounts())
     with ThreadClock() as clock:
         if profile is None:
             written = job()

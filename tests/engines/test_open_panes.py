@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import polars as pl
 
+from pipelines import canonical
 from pipelines.engines.polars_job import StreamJob
 from pipelines.job_counts import JobCounts
 from pipelines.model import PlaceRegistry
@@ -90,3 +91,10 @@ def test_a_job_that_begins_again_shows_the_same() -> None:
 def test_a_telling_that_is_lost_is_seen() -> None:
     """The comparison can fail."""
     assert any(told(log, lost=True)[1] for log in logs(11, 600))
+
+
+def test_a_run_of_ticks_alone_has_no_events() -> None:
+    """Whoever groups blocks of the log may get one without an event; its places are codes all the same."""
+    log = logs(11, 50)[0]
+    block = canonical.stamped(canonical.decoded([canonical.tick(5)], [0], log.stream), log.stream, "p", PlaceRegistry())
+    assert block.events is not None and block.events.schema["place"] == pl.UInt32 and block.last_wm == 5
