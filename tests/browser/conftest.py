@@ -11,8 +11,9 @@ from tests.browser.glass import ARGUMENTS, Glass
 from tools.browser import chromium
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Not of the session: while it is there the thread has a running event loop, in which no other test may start its own."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
         yield browser

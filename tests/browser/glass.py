@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import polars as pl
 from playwright.sync_api import Page
 
 from commands.inputs import city_of
@@ -18,7 +17,6 @@ from dashboards.metrics import Metrics
 from dashboards.panels import SCREENS
 from dashboards.serve import listen, serve
 from pipelines import catalogue
-from pipelines.indicator import Indicator
 from tests.unit.dashboard_fakes import Changed, MemoryReader, episode, episodes, reading, readings
 
 ARGUMENTS: Final = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
@@ -43,7 +41,7 @@ class Glass:
     """The server of one test: `fill` shows something everywhere, `step` one thing."""
 
     def __init__(self, epoch: str = "e1", port: int = 0, city: Any = CITY) -> None:
-        self.city, self.speed = city, 1.0
+        self.city = city
         self.board = Board(epoch, now)
         self.reader = MemoryReader()
         self.app = create_app(
@@ -52,7 +50,6 @@ class Glass:
         sock = listen("127.0.0.1", port)
         self.port = sock.getsockname()[1]
         self.serving = serve(self.app, "127.0.0.1", self.port, sock=sock)
-        self.ends: dict[str, int] = {}
         self.stopped = False
 
     def url(self, **asked: str) -> str:
@@ -121,7 +118,3 @@ def shots() -> Path:
     folder = Path(__file__).resolve().parents[2] / "out" / "screens"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def line_of(indicator: Indicator, ends: Iterable[int], value: float) -> pl.DataFrame:
-    return readings(*(reading(indicator.id, CITY.id, end, value, kind="city") for end in ends))

@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, Route
 
 from dashboards.panels import SCREENS
 from tests.browser.glass import (
@@ -164,12 +164,21 @@ def test_09_10_ages_and_only_the_frozen_panel_is_old(page: Page, glass: Glass) -
     assert page.locator(f"{KPI} .value").evaluate("n => getComputedStyle(n).opacity") == "0.55"
 
 
+def without_limit(route: Route) -> None:
+    """The page's code with no limit to compare an age with."""
+    answer = route.fetch()
+    body = answer.text().replace(".stale_after_s", ".no_such_limit")
+    route.fulfill(response=answer, body=body, headers={**answer.headers, "cache-control": "no-store"})
+
+
 def test_09_negative_control(page: Page, glass: Glass) -> None:
     """Without the check of staleness nothing is old: what the tests above look at is that check."""
     glass.fill(age_ms=30 * 24 * 3_600_000)
-    opened(page, glass, staleness="off")
+    page.route("**/assets/*.js", without_limit)
+    opened(page, glass)
     page.wait_for_timeout(1200)
     assert state(page) == "live" and page.locator(".panel.old").count() == 0
+    page.unroute("**/assets/*.js")
     opened(page, glass)
     until(page, lambda: state(page) == "stale", 5)
     assert page.locator(".kpi.old").count() == 6 and "数据滞后 | 画面为" in text(page, "#notice")

@@ -1,5 +1,4 @@
 import type { Words } from "./words";
-
 export const en: Words = {
   connecting: "Connecting", pending: "Waiting for data", live: "Live", stale: "Data is old", disconnected: "Disconnected",
   stalled: "No progress", lost: "Connection lost, reconnecting | data from {0} ago", slow: "Data is old | from {0} ago",
@@ -10,17 +9,17 @@ export const en: Words = {
   degraded: "degraded", provisional: "provisional", corrected: "corrected", complete: "{0} complete", now: "just now", ago: "{0} ago",
   s: "{0} s", m: "{0} min", h: "{0} h", d: "{0} d", noReading: "no reading yet", noAlerts: "no open alerts ✓",
   maybeMore: "the list may be incomplete", more: "{0} more", city: "Whole city", threshold: "threshold",
-  against: "against an hour ago", district: "District", value: "Value", state: "State", age: "Age", time: "Time", count: "Count",
-  level: "Level", place: "Place", what: "Indicator", stream: "Stream", last: "Last event", behind: "Watermark", lateShare: "Late",
-  refused: "Refused", table: "Table", chart: "Chart", layer: "Layer", paused: "Paused", rotating: "Rotating", help: "Keys",
+  against: "against an hour ago", district: "District", value: "Value", state: "State", age: "Age", time: "Time",
+  level: "Level", place: "Place", what: "Indicator", stream: "Stream", last: "Last event", lateShare: "Late",
+  refused: "Refused", table: "Table", layer: "Layer", paused: "Paused",
   close: "Close",
   keys: "1–5 screens · Space pause · M layer · T tables · L language · F full screen · A alerts · E evidence · Esc back",
-  language: "中文", otherLanguage: "切换为中文", screens: "Screens", noMap: "The city pack has no districts.geojson; shown as a list",
+  screens: "Screens",
   scope: "Whole city · {0} districts", evidence: "Evidence", rule: "Rule", inputs: "Inputs", samples: "{0} samples",
   method: "Method", history: "History", unreadable: "cannot be read: {0}", began: "Began", ended: "Ended", open: "still open",
-  noHistory: "no stored readings", aqi: "Air quality index", rain: "Rain, 3 h", levelI: "Level I Red", levelII: "Level II Orange",
+  noHistory: "no stored readings", rain: "Rain, 3 h", levelI: "Level I Red", levelII: "Level II Orange",
   levelIII: "Level III Yellow", levelIV: "Level IV Blue", levelnone: "No data", noWeight: "no weight", tooFew: "too few samples",
   incomplete: "incomplete", inputEnded: "input ended", notCollected: "not collected", noAttribute: "attribute missing",
   noCapacity: "capacity unknown", noneOpen: "none open", coarse: "times too coarse", above: "above capacity",
-  notPublishable: "NA by the standard", loading: "Loading", min: "{0} min", lineOf: "Line of {0}", mapOf: "Map of {0}",
+  notPublishable: "NA by the standard", loading: "Loading",
 };

@@ -5,18 +5,15 @@ import { REASONS, t } from "./words";
 import type { Model } from "./model";
 
 export const LOST_AFTER_MS = 15_000;
-/** Negative controls of the tests switch it off; nothing else does. */
-export const watching = { staleness: true };
 
 export interface Age { old: boolean; silent: boolean; text: string }
 /** By the run's clock, from the end of the window: a reading is no fresher than the time that it is about. */
 export function ageOf(reading: Reading | undefined, indicator: Indicator, now: number | null): Age {
   if (!reading || now === null) return { old: false, silent: false, text: "" };
   const since = now - Date.parse(reading.window_end);
-  const on = watching.staleness;
   return {
-    old: on && since > indicator.stale_after_s * 1000,
-    silent: on && since > indicator.no_data_after_s * 1000,
+    old: since > indicator.stale_after_s * 1000,
+    silent: since > indicator.no_data_after_s * 1000,
     text: ago(now - Date.parse(reading.as_of ?? reading.window_end)),
   };
 }

@@ -3,7 +3,7 @@ import "./style.css";
 import { filled, find, make, mark, put } from "./dom";
 import type { Evidence } from "./evidence";
 import { clockText, figure, inCity, measure } from "./format";
-import { watching, whole } from "./fresh";
+import { whole } from "./fresh";
 import { Link } from "./link";
 import { Model } from "./model";
 import type { View } from "./panels/panel";
@@ -24,7 +24,6 @@ let asTables = params.has("table");
 let turned = performance.now();
 let drawn = "";
 let state: ReturnType<typeof whole>[0] = "connecting";
-if (params.get("staleness") === "off") watching.staleness = false;
 
 function language(wanted: string): Language { return wanted.startsWith("zh") ? "zh-CN" : "en"; }
 await speak(language(params.get("lang") ?? (navigator.language || "zh-CN")));

@@ -1,6 +1,5 @@
 import { filled, make, mark, put } from "../dom";
 import { ago, number, percent } from "../format";
-import { watching } from "../fresh";
 import { t } from "../words";
 import { View, type Twin } from "./panel";
 
@@ -18,7 +17,7 @@ export class Sources extends View {
     return Object.entries(this.model.streams).sort(([a], [b]) => a.localeCompare(b)).map(([name, s]) => {
       const last = s.last_event_at ? Date.parse(s.last_event_at) : null;
       return {
-        name, text: s.notes?.length ? `${name} ⚠` : name, notes: (s.notes ?? []).join("\n"), age: last === null ? "—" : ago(now - last), old: watching.staleness && (last === null || now - last > this.patience(name)),
+        name, text: s.notes?.length ? `${name} ⚠` : name, notes: (s.notes ?? []).join("\n"), age: last === null ? "—" : ago(now - last), old: last === null || now - last > this.patience(name),
         late: s.accepted ? percent((s.late ?? 0) / s.accepted) : "—", refused: number((s.rejected ?? 0) + (s.quarantined ?? 0), 0),
       };
     });
